@@ -1,0 +1,5 @@
+//! What processes share.
+
+pub mod page;
+
+pub use page::Page;

@@ -1,0 +1,26 @@
+//! What a child process of [procession](https://docs.rs/procession) runs, and the contract that both sides share.
+//!
+//! Users see the crate `procession`, which re-exports what is theirs from here. One question places every file of the
+//! project: *which process may run this line?* Either side, or the child: this crate. Only the parent: `procession`.
+//!
+//! ```text
+//! exec of the same program ─► entry ─► serve ──► task (a typed function) ──► outlet ─► pipe
+//!                             claims    one call     claim · decode · run ·    ring, then
+//!                             its fds   at a time    answer, item by item      pipe in batches
+//! ```
+#![cfg(target_os = "linux")]
+
+pub mod current;
+#[doc(hidden)]
+pub mod drill;
+pub mod entry;
+pub mod ipc;
+pub mod outlet;
+pub mod panic;
+pub mod serve;
+pub mod sys;
+pub mod task;
+pub mod wire;
+
+pub use entry::init;
+pub use task::Task;

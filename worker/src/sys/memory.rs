@@ -1,0 +1,107 @@
+//! Memory that two processes see: read and written by value, never lent out as a reference to plain data.
+#![allow(unsafe_code, reason = "the cellar")]
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use std::ffi::CStr;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// An anonymous file of `len` zero bytes whose size nobody can change: no peer can make us fault by cutting it short.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn memfd(name: &CStr, len: usize) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let size = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    nix::unistd::ftruncate(&fd, size)?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
+    Ok(fd)
+}
+
+/// A shared mapping of a file, gone when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory without an owner thread, and all access goes through atomics or copies.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `write` and `read` of one place at one time are kept apart by the protocols built on them.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes of `fd` for reading and writing.
+    ///
+    /// # Errors
+    /// `fd` is no sealed memory file of at least `len` bytes (a false descriptor), or ENOMEM.
+    pub fn new(fd: impl AsFd, len: usize) -> io::Result<Self> {
+        let fd = fd.as_fd();
+        let seals = fcntl(fd, FcntlArg::F_GET_SEALS)?;
+        let size = nix::sys::stat::fstat(fd)?.st_size;
+        if seals & SealFlag::F_SEAL_SHRINK.bits() == 0 || usize::try_from(size).is_ok_and(|size| size < len) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a sealed memory file of that size"));
+        }
+        let length = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs no memory that exists.
+        let start = unsafe {
+            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)
+        }?;
+        Ok(Self { start: start.cast(), len })
+    }
+
+    fn at(&self, at: usize, len: usize) -> NonNull<u8> {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "inside the mapping");
+        // SAFETY: just checked to lie inside the mapping, which lives as long as `self`.
+        unsafe { self.start.add(at) }
+    }
+
+    /// The 64-bit word at byte `at`, a multiple of 8.
+    #[inline]
+    #[must_use]
+    pub fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8), "words are aligned");
+        // SAFETY: inside the mapping, aligned (the mapping starts on a page), and every access of it is atomic.
+        unsafe { self.at(at, 8).cast().as_ref() }
+    }
+
+    /// The 32-bit word at byte `at`, a multiple of 4.
+    #[inline]
+    #[must_use]
+    pub fn half(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(4), "words are aligned");
+        // SAFETY: as in `word`.
+        unsafe { self.at(at, 4).cast().as_ref() }
+    }
+
+    /// Copies `bytes` to byte `at`.
+    #[inline]
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        let to = self.at(at, bytes.len());
+        // SAFETY: the target lies inside the mapping, which no Rust reference to plain bytes ever covers.
+        unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
+    }
+
+    /// Appends `len` bytes from byte `at` to `out`.
+    pub fn read(&self, at: usize, len: usize, out: &mut Vec<u8>) {
+        let from = self.at(at, len);
+        out.reserve(len);
+        let spare = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: the source lies inside the mapping and the target has room for `len` bytes; they are not one memory.
+        unsafe { spare.copy_from_nonoverlapping(from.as_ptr(), len) };
+        // SAFETY: these `len` bytes were just written.
+        unsafe { out.set_len(out.len() + len) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, whole, and nothing borrowed from it outlives `self`.
+        let _ = unsafe { munmap(self.start.cast(), self.len) };
+    }
+}

@@ -1,0 +1,7 @@
+//! The child's cellar: all `unsafe` of this crate and its raw system calls. Each block names the invariant it rests on.
+
+pub mod fd;
+pub mod image;
+pub mod life;
+pub mod memory;
+pub mod start;

@@ -1,0 +1,8 @@
+//! What crosses the pipes between a parent and its worker. The picture is in `README.md` beside this file.
+
+pub mod codec;
+pub mod frame;
+pub mod message;
+
+pub use codec::CodecError;
+pub use frame::{Frame, FrameError, Inbox};
