@@ -163,7 +163,7 @@ fn live(belongings: Belongings) -> ! {
         server.refuse(&refusal);
         life::exit_now(Farewell::Refused as i32);
     }
-    server.hello();
+    server.hello(once);
     let farewell = server.serve(once);
     std::process::exit(farewell as i32);
 }

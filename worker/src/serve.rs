@@ -64,13 +64,14 @@ impl Server {
         self.outlet.flush();
     }
 
-    /// Says Hello.
-    pub fn hello(&mut self) {
+    /// Says Hello; at once, or together with the one outcome of a worker that lives `once`: the page says that it is born.
+    pub fn hello(&mut self, once: bool) {
         let hello = Hello { protocol: PROTOCOL, image: image::id() };
         let _ = self.outlet.send(Up::Hello, |out| codec::encode_into(&hello, out));
         self.outlet.page().set_stage(Stage::Born);
-        // The first call is usually there already, and its end brings the flush; it must not be waited for.
-        self.outlet.flush();
+        if !once {
+            self.outlet.flush();
+        }
     }
 
     /// Serves calls until the parent closes them, or until the first one is done if `once`.
@@ -86,8 +87,10 @@ impl Server {
                     let mut chunk = Chunk::new(head, items, &mut self.outlet);
                     chunk.run_all();
                     if once {
+                        // No flush: what is small lies in the ring, and the parent looks there when the process ends.
                         return if chunk.panicked { Farewell::Panicked } else { Farewell::Done };
                     }
+                    self.outlet.flush();
                 }
                 Ok(None) => {
                     if self.receive().is_none() {
@@ -167,7 +170,6 @@ impl<'a> Chunk<'a> {
             out.extend_from_slice(&end.to_bytes());
             Ok(())
         });
-        self.outlet.flush();
     }
 
     /// Takes the next item, if there is one that is still ours to start.

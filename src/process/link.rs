@@ -1,0 +1,229 @@
+//! One worker, as its parent holds it: the pipes, the page, the descriptor of the process. It moves bytes and knows
+//! frames; what they mean is told elsewhere.
+
+use super::Exit;
+use crate::sys::SIGABRT;
+use crate::sys::pidfd::PidFd;
+use procession_worker::ipc::Page;
+use procession_worker::ipc::page::RING;
+use procession_worker::sys::fd;
+use procession_worker::wire::codec;
+use procession_worker::wire::frame::{FrameError, Inbox};
+use procession_worker::wire::message::PanicRecord;
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Payloads over this size are written from where they lie rather than copied together.
+const COPIED: usize = 16 * 1024;
+
+/// Bytes that wait to be written.
+pub(crate) trait Bytes: AsRef<[u8]> + Send + Sync {}
+impl<T: AsRef<[u8]> + Send + Sync> Bytes for T {}
+
+enum Outgoing {
+    Copied(Vec<u8>),
+    Lent(Arc<dyn Bytes>, std::ops::Range<usize>),
+}
+
+impl Outgoing {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Copied(bytes) => bytes,
+            Self::Lent(bytes, range) => &(**bytes).as_ref()[range.clone()],
+        }
+    }
+}
+
+/// What outlives a look at it: kept open while a caller waits, even if the worker is dismissed meanwhile.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) outcomes: OwnedFd,
+    pub(crate) calls: File,
+    pub(crate) process: PidFd,
+}
+
+/// What came of asking the pipe for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    Bytes,
+    Nothing,
+    /// The worker has closed its end, dead or alive.
+    Closed,
+}
+
+/// One worker.
+pub(crate) struct Link {
+    pub(crate) name: Arc<str>,
+    pub(crate) ends: Arc<Ends>,
+    pub(crate) page: Page,
+    pub(crate) inbox: Inbox,
+    /// Our own copy of the worker's end: writing to a worker that has died is then no SIGPIPE, whatever the program
+    /// does about that signal. Its death is told by the pidfd.
+    _calls_read: OwnedFd,
+    outgoing: VecDeque<Outgoing>,
+    /// An emptied buffer, so that a small call costs no allocation.
+    spare: Vec<u8>,
+    /// How much of the first of them is written.
+    written: usize,
+    received: u64,
+    exit: Option<Exit>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("name", &self.name).field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        pid: u32,
+        name: Arc<str>,
+        calls_read: OwnedFd,
+        calls: OwnedFd,
+        outcomes: OwnedFd,
+        page: Page,
+        greeting: Vec<u8>,
+    ) -> io::Result<Self> {
+        let process = PidFd::open(pid)?;
+        Ok(Self {
+            name,
+            ends: Arc::new(Ends { outcomes, calls: calls.into(), process }),
+            page,
+            inbox: Inbox::default(),
+            _calls_read: calls_read,
+            outgoing: VecDeque::from([Outgoing::Copied(greeting)]),
+            spare: Vec::new(),
+            written: 0,
+            received: 0,
+            exit: None,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.ends.process.pid()
+    }
+
+    /// Lines up a frame: its header and fixed part, and a payload that may be lent.
+    pub(crate) fn enqueue(&mut self, head: &[u8], payload: &Arc<dyn Bytes>, range: std::ops::Range<usize>) {
+        if !matches!(self.outgoing.back(), Some(Outgoing::Copied(bytes)) if bytes.len() < 4 * COPIED) {
+            self.outgoing.push_back(Outgoing::Copied(std::mem::take(&mut self.spare)));
+        }
+        let Some(Outgoing::Copied(own)) = self.outgoing.back_mut() else { return };
+        own.extend_from_slice(head);
+        if range.len() > COPIED {
+            self.outgoing.push_back(Outgoing::Lent(Arc::clone(payload), range));
+        } else {
+            own.extend_from_slice(&(**payload).as_ref()[range]);
+        }
+    }
+
+    /// Writes what the pipe takes. True when nothing is left to write.
+    pub(crate) fn flush(&mut self) -> bool {
+        while !self.outgoing.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let mut count = 0;
+            for (slot, part) in slices.iter_mut().zip(&self.outgoing) {
+                let skip = if count == 0 { self.written } else { 0 };
+                *slot = IoSlice::new(&part.bytes()[skip..]);
+                count += 1;
+            }
+            match (&self.ends.calls).write_vectored(&slices[..count]) {
+                Ok(n) => self.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // Nobody can read it any more; that the worker is gone is told by its pidfd.
+                Err(_) => self.outgoing.clear(),
+            }
+        }
+        true
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        while let Some(first) = self.outgoing.front() {
+            let left = first.bytes().len() - self.written;
+            if n < left {
+                self.written += n;
+                return;
+            }
+            n -= left;
+            self.written = 0;
+            if let Some(Outgoing::Copied(mut bytes)) = self.outgoing.pop_front() {
+                if bytes.capacity() <= 8 * COPIED {
+                    bytes.clear();
+                    self.spare = bytes;
+                }
+            }
+        }
+    }
+
+    /// Reads once what the pipe has.
+    pub(crate) fn receive(&mut self) -> Received {
+        let (buffer, wanted) = self.inbox.fill();
+        match fd::read(&self.ends.outcomes, buffer, wanted) {
+            Ok(0) => Received::Closed,
+            Ok(n) => {
+                self.received += n as u64;
+                Received::Bytes
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
+            Err(_) => Received::Closed,
+        }
+    }
+
+    /// After the process has died: reads what it had written to the pipe, and then what it had finished and not yet
+    /// written, from the shared ring. False if the ring makes no sense.
+    pub(crate) fn receive_the_rest(&mut self) -> bool {
+        // What is there now is all that the worker wrote; a child of its own that holds the pipe may go on for ever.
+        let mut left = fd::unread(&self.ends.outcomes).unwrap_or(0);
+        while left > 0 {
+            let (buffer, wanted) = self.inbox.fill();
+            match fd::read(&self.ends.outcomes, buffer, wanted.min(left)) {
+                Ok(n) if n > 0 => {
+                    self.received += n as u64;
+                    left -= n.min(left);
+                }
+                _ => break,
+            }
+        }
+        let committed = self.page.committed();
+        match committed.checked_sub(self.received) {
+            // It died in the middle of a large outcome, which went around the ring.
+            None => true,
+            Some(missing) if missing <= RING as u64 => {
+                self.page.get(self.received, committed, self.inbox.fill().0);
+                self.received = committed;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// How the process ended, once it has; taken from the system once, and remembered.
+    pub(crate) fn reap(&mut self) -> Option<Exit> {
+        if self.exit.is_none() {
+            self.exit = match self.ends.process.reap() {
+                Ok(exit) => exit,
+                Err(_) => Some(Exit::UNKNOWN),
+            };
+        }
+        self.exit
+    }
+
+    /// The panic that aborted the process, if that is how it ended.
+    pub(crate) fn last_words(&self) -> Option<PanicRecord> {
+        if self.exit != Some(Exit::Signal(SIGABRT)) {
+            return None;
+        }
+        codec::decode(&self.page.words()?).ok()
+    }
+
+    /// What is wrong with the bytes, in words.
+    pub(crate) fn nonsense(error: &FrameError) -> Arc<str> {
+        format!("it sent bytes that make no sense: {error}").into()
+    }
+}

@@ -1,0 +1,212 @@
+//! How a worker is to be started: everything that is known before it exists.
+
+use crate::error::SpawnError;
+use crate::sys::EINVAL;
+use crate::sys::spawn::{Stream, above_stdio, pipe, reopen_read_end, spawn_self};
+use procession_worker::current::current_process;
+use procession_worker::entry::{FLAG, Spec, starts_in_init};
+use procession_worker::ipc::Page;
+use procession_worker::sys::{fd, image};
+use procession_worker::wire::codec;
+use procession_worker::wire::frame;
+use procession_worker::wire::message::{Birth, Down, PROTOCOL};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use super::link::Link;
+
+/// Where a standard stream of a child comes from or goes to.
+///
+/// Unless told otherwise, a worker reads from /dev/null and writes to its parent's streams.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Stdio {
+    /// The parent's own.
+    Inherit,
+    /// /dev/null.
+    Null,
+    /// A pipe, whose other end the parent takes from the child's handle. A child that writes more than a pipe holds
+    /// waits until it is read.
+    Piped,
+    /// An open file.
+    File(File),
+}
+
+impl Default for Stdio {
+    fn default() -> Self {
+        Self::Inherit
+    }
+}
+
+impl From<File> for Stdio {
+    fn from(file: File) -> Self {
+        Self::File(file)
+    }
+}
+
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Self {
+        Self::File(fd.into())
+    }
+}
+
+/// The settings that a process and a pool's workers have in common.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Settings {
+    /// `None` removes the variable.
+    env: BTreeMap<OsString, Option<OsString>>,
+    /// Set unless the environment has it already.
+    defaults: BTreeMap<OsString, OsString>,
+    pub(crate) current_dir: Option<PathBuf>,
+}
+
+impl Settings {
+    pub(crate) fn set_env(&mut self, key: &OsStr, value: Option<&OsStr>) {
+        self.env.insert(key.to_owned(), value.map(OsStr::to_owned));
+    }
+
+    pub(crate) fn set_default_env(&mut self, key: &str, value: &str) {
+        self.defaults.insert(key.into(), value.into());
+    }
+
+    fn environment(&self) -> Result<Vec<CString>, SpawnError> {
+        let mut all: BTreeMap<OsString, OsString> = self.defaults.clone();
+        all.extend(std::env::vars_os());
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => all.insert(key.clone(), value.clone()),
+                None => all.remove(key),
+            };
+        }
+        all.into_iter()
+            .map(|(key, value)| {
+                let mut entry = key.into_vec();
+                entry.push(b'=');
+                entry.extend_from_slice(value.as_bytes());
+                CString::new(entry)
+                    .map_err(|_| SpawnError::System { stage: "an environment variable has a NUL in it", errno: EINVAL })
+            })
+            .collect()
+    }
+}
+
+/// The three streams as asked for.
+#[derive(Debug)]
+pub(crate) struct Streams(pub(crate) [Stdio; 3]);
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self([Stdio::Null, Stdio::Inherit, Stdio::Inherit])
+    }
+}
+
+/// The parent's ends of what was piped.
+pub(crate) type Piped = [Option<File>; 3];
+
+impl Streams {
+    fn open(self) -> io::Result<([Stream; 3], Piped)> {
+        let mut piped = [None, None, None];
+        let mut streams = [Stream::Inherit, Stream::Inherit, Stream::Inherit];
+        for (number, stdio) in self.0.into_iter().enumerate() {
+            streams[number] = match stdio {
+                Stdio::Inherit => Stream::Inherit,
+                Stdio::Null => Stream::Null,
+                // A source among the standard streams could be overwritten before it is copied.
+                Stdio::File(file) => Stream::Fd(above_stdio(file.into())?),
+                Stdio::Piped => {
+                    let (read, write) = pipe()?;
+                    let (theirs, ours) = if number == 0 { (read, write) } else { (write, read) };
+                    piped[number] = Some(ours.into());
+                    Stream::Fd(theirs)
+                }
+            };
+        }
+        Ok((streams, piped))
+    }
+}
+
+/// A pipe that is never written to: its end tells every worker that this process is gone.
+fn lifeline() -> io::Result<&'static (OwnedFd, OwnedFd)> {
+    static LIFELINE: OnceLock<(OwnedFd, OwnedFd)> = OnceLock::new();
+    if let Some(lifeline) = LIFELINE.get() {
+        return Ok(lifeline);
+    }
+    let fresh = pipe()?;
+    Ok(LIFELINE.get_or_init(|| fresh))
+}
+
+/// The program's own arguments, with the flag behind the first.
+fn arguments(spec: &Spec) -> Vec<CString> {
+    let mut own = std::env::args_os().map(|argument| CString::new(argument.into_vec()).unwrap_or_default());
+    let mut all = vec![own.next().unwrap_or_default(), CString::new(format!("{FLAG}{spec}")).unwrap_or_default()];
+    all.extend(own);
+    all
+}
+
+/// Starts a worker and tells it who it is. Only on the reactor's thread: the worker dies with the thread that
+/// started it.
+///
+/// # Errors
+/// What the system says, with the stage; nothing is left behind then.
+pub(crate) fn start(
+    settings: &Settings,
+    streams: Streams,
+    name: &Arc<str>,
+    path: Vec<u64>,
+    once: bool,
+) -> Result<(Link, Piped), SpawnError> {
+    if !image::is_main() {
+        return Err(SpawnError::ForeignImage(
+            "procession lies in a shared library, and a worker executes only the main program; link it into the program".into(),
+        ));
+    }
+    let (streams, piped) = streams.open().map_err(SpawnError::system("opening the standard streams"))?;
+    let (calls_read, calls_write) = pipe().map_err(SpawnError::system("making the worker's pipes"))?;
+    let (outcomes_read, outcomes_write) = pipe().map_err(SpawnError::system("making the worker's pipes"))?;
+    for end in [&calls_write, &outcomes_read] {
+        fd::set_nonblocking(end).map_err(SpawnError::system("making the worker's pipes"))?;
+    }
+    let nonce = RandomState::new().build_hasher().finish();
+    let (page, page_fd) = Page::create(nonce).map_err(SpawnError::system("making the worker's page"))?;
+    let page_fd = above_stdio(page_fd).map_err(SpawnError::system("making the worker's page"))?;
+    let lifeline = lifeline()
+        .and_then(|(read, _write)| reopen_read_end(read))
+        .map_err(SpawnError::system("making the worker's lifeline"))?;
+    let spec = Spec {
+        calls: calls_read.as_raw_fd(),
+        outcomes: outcomes_write.as_raw_fd(),
+        page: page_fd.as_raw_fd(),
+        lifeline: lifeline.as_raw_fd(),
+        nonce,
+        in_init: starts_in_init(),
+    };
+    let birth = Birth {
+        protocol: PROTOCOL,
+        image: image::id(),
+        name: name.to_string(),
+        path,
+        parent_name: current_process().name().to_owned(),
+        current_dir: settings.current_dir.as_ref().map(|dir| dir.as_os_str().as_bytes().to_vec()),
+        once,
+    };
+    let mut greeting = Vec::new();
+    let birth = codec::encode(&birth).map_err(|_| SpawnError::System { stage: "naming the worker", errno: EINVAL })?;
+    frame::push(&mut greeting, Down::Birth as u8, &birth);
+    let pid = spawn_self(
+        &arguments(&spec),
+        &settings.environment()?,
+        &streams,
+        &[&calls_read, &outcomes_write, &page_fd, &lifeline],
+    )
+    .map_err(SpawnError::system("starting the process"))?;
+    let link = Link::new(pid, Arc::clone(name), calls_read, calls_write, outcomes_read, page, greeting)
+        .map_err(SpawnError::system("opening the process"))?;
+    Ok((link, piped))
+}

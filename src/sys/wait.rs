@@ -1,0 +1,42 @@
+//! Waiting for descriptors, and the reactor thread's own calls.
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+/// Rounds up to whole milliseconds, so that a wait never ends just before its time.
+pub(crate) fn millis_until(deadline: Instant) -> u32 {
+    let left = deadline.saturating_duration_since(Instant::now());
+    u32::try_from(left.saturating_add(Duration::from_micros(999)).as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Waits until one of the descriptors can be read (or written, if its flag says so) or has hung up, or the deadline has
+/// passed. Which of them are ready; all false at the deadline or after a signal.
+pub(crate) fn ready<const N: usize>(
+    fds: [(BorrowedFd<'_>, bool); N],
+    deadline: Option<Instant>,
+) -> [bool; N] {
+    let mut polled =
+        fds.map(|(fd, write)| PollFd::new(fd, if write { PollFlags::POLLOUT } else { PollFlags::POLLIN }));
+    let timeout = match deadline {
+        None => PollTimeout::NONE,
+        Some(deadline) => PollTimeout::try_from(millis_until(deadline)).unwrap_or(PollTimeout::MAX),
+    };
+    match poll(&mut polled, timeout) {
+        Ok(_) => polled.map(|fd| fd.any().unwrap_or(true)),
+        Err(_) => [false; N],
+    }
+}
+
+/// Runs `body` with every signal blocked in this thread, and puts the mask back as it was: threads started by `body`
+/// never run a handler of the program's.
+pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    let mut before = SigSet::empty();
+    let blocked = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before)).is_ok();
+    let result = body();
+    if blocked {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    }
+    result
+}
