@@ -188,7 +188,9 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { worker, pid, .. } = self;
         match (&self.reason, self.exit) {
-            (Some(reason), _) => write!(f, "worker {worker} (pid {pid}) was killed while it ran the task: {reason}"),
+            (Some(reason), _) => {
+                write!(f, "worker {worker} (pid {pid}) was killed while it ran the task: {reason}")
+            }
             (None, Exit::Signal(SIGKILL)) => write!(
                 f,
                 "worker {worker} (pid {pid}) was {} while it ran the task; not by this program: \
@@ -335,7 +337,9 @@ impl From<ForeignImage> for SpawnError {
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoWorkers => f.write_str("a pool needs at least one worker; procession::cpu_count() is a good number"),
+            Self::NoWorkers => {
+                f.write_str("a pool needs at least one worker; procession::cpu_count() is a good number")
+            }
             Self::ForeignImage(text) => f.write_str(text),
             Self::Encode(codec) => write!(f, "cannot encode {codec}"),
             Self::System { stage, errno } => {

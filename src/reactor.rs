@@ -44,7 +44,8 @@ pub(crate) enum Interest {
 impl Interest {
     const fn flags(self) -> EpollFlags {
         match self {
-            Self::Nothing => EpollFlags::empty(),
+            // A hang-up is told in any case; once is enough.
+            Self::Nothing => EpollFlags::EPOLLONESHOT,
             Self::Read => EpollFlags::EPOLLIN,
             Self::Write => EpollFlags::EPOLLOUT,
         }
@@ -183,17 +184,15 @@ impl Reactor {
             self.run_errands();
             self.sound_alarms();
             let timeout = self.timeout();
-            let count = match self.epoll.wait(&mut events, timeout) {
-                Ok(count) => count,
-                Err(_) => 0,
-            };
+            let count = self.epoll.wait(&mut events, timeout).unwrap_or_default();
             for event in &events[..count] {
                 let watch = Watch::from(KeyData::from_ffi(event.data()));
                 if watch.is_null() {
                     let _ = self.wake.read();
                     continue;
                 }
-                let found = self.book().watches.get(watch).map(|(source, token)| (Arc::clone(source), *token));
+                let found =
+                    self.book().watches.get(watch).map(|(source, token)| (Arc::clone(source), *token));
                 if let Some((source, token)) = found {
                     shielded(|| source.on_ready(token));
                 }
@@ -208,7 +207,9 @@ impl Reactor {
         }
         match book.alarms.first_key_value() {
             None => EpollTimeout::NONE,
-            Some((Alarm(at, _), _)) => EpollTimeout::try_from(wait::millis_until(*at)).unwrap_or(EpollTimeout::MAX),
+            Some((Alarm(at, _), _)) => {
+                EpollTimeout::try_from(wait::millis_until(*at)).unwrap_or(EpollTimeout::MAX)
+            }
         }
     }
 
@@ -223,7 +224,11 @@ impl Reactor {
         let now = Instant::now();
         loop {
             let mut book = self.book();
-            let due = book.alarms.first_entry().filter(|entry| entry.key().0 <= now).map(|entry| entry.remove());
+            let due = book
+                .alarms
+                .first_entry()
+                .filter(|entry| entry.key().0 <= now)
+                .map(std::collections::btree_map::OccupiedEntry::remove);
             drop(book);
             let Some((source, token)) = due else { return };
             if let Some(source) = source.upgrade() {

@@ -150,7 +150,9 @@ impl Cell {
         let Some(me) = self.me.upgrade() else { return Ok(()) };
         let mut life = self.life();
         let add = |life: &mut Life, which: u64, fd: BorrowedFd<'_>, interest| {
-            reactor.add(fd, interest, Arc::clone(&me) as Arc<dyn Source>, which).map(|watch| life.watches[which as usize] = Some(watch))
+            reactor
+                .add(fd, interest, Arc::clone(&me) as Arc<dyn Source>, which)
+                .map(|watch| life.watches[which as usize] = Some(watch))
         };
         let done = add(&mut life, PROCESS, self.ends.process.as_fd(), Interest::Read)
             .and_then(|()| add(&mut life, OUTCOMES, self.ends.outcomes.as_fd(), Interest::Read))
@@ -283,20 +285,20 @@ fn hear(kind: u8, payload: &[u8]) -> Heard {
             Ok(hello) if hello.image == image::id() => Heard::Hello,
             _ => Heard::Nonsense("it is not the same build as its parent".into()),
         },
-        Some(Up::Refused) => Heard::Outcome(Err(refused(payload))),
+        Some(Up::Refused) => Heard::Outcome(Err(refused(payload).into())),
         None => Heard::Nonsense(format!("it sent a frame of unknown kind {kind}").into()),
     }
 }
 
 /// A worker's refusal to live, as an error.
-pub(crate) fn refused(payload: &[u8]) -> TaskError {
+pub(crate) fn refused(payload: &[u8]) -> SpawnError {
     let refusal = codec::decode::<Refusal>(payload).unwrap_or_else(|error| Refusal {
         stage: "refusing".into(),
         errno: None,
         text: error.to_string(),
     });
     let stage = format!("while {}", refusal.stage).into();
-    SpawnError::Birth { stage, text: refusal.text.into(), exit: None }.into()
+    SpawnError::Birth { stage, text: refusal.text.into(), exit: None }
 }
 
 impl Source for Cell {
@@ -316,10 +318,13 @@ impl Source for Cell {
                     Received::Nothing => {}
                     Received::Closed => {
                         self.unwatch(&mut life, &[OUTCOMES]);
-                        if life.alarm.is_none() && life.exit.is_none() && life.outcome.is_none() {
-                            if let Ok(reactor) = reactor() {
-                                life.alarm = Some(reactor.set_alarm(Instant::now() + CLOSING, self.weak(), OUTCOMES));
-                            }
+                        if life.alarm.is_none()
+                            && life.exit.is_none()
+                            && life.outcome.is_none()
+                            && let Ok(reactor) = reactor()
+                        {
+                            life.alarm =
+                                Some(reactor.set_alarm(Instant::now() + CLOSING, self.weak(), OUTCOMES));
                         }
                     }
                 }
@@ -331,7 +336,9 @@ impl Source for Cell {
         let mut life = self.life();
         life.alarm = None;
         let reason = match token {
-            BIRTH if life.link.page.stage() < Stage::Born => format!("it was not ready within {:?} and was killed", self.birth_limit),
+            BIRTH if life.link.page.stage() < Stage::Born => {
+                format!("it was not ready within {:?} and was killed", self.birth_limit)
+            }
             OUTCOMES if life.outcome.is_none() => "it closed its pipe and lived on".to_owned(),
             _ => return,
         };
@@ -357,7 +364,11 @@ pub struct Child<R> {
 
 impl<R> fmt::Debug for Child<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Child").field("name", &self.name()).field("pid", &self.pid()).field("exit", &self.exit()).finish()
+        f.debug_struct("Child")
+            .field("name", &self.name())
+            .field("pid", &self.pid())
+            .field("exit", &self.exit())
+            .finish()
     }
 }
 

@@ -152,11 +152,11 @@ impl Link {
             }
             n -= left;
             self.written = 0;
-            if let Some(Outgoing::Copied(mut bytes)) = self.outgoing.pop_front() {
-                if bytes.capacity() <= 8 * COPIED {
-                    bytes.clear();
-                    self.spare = bytes;
-                }
+            if let Some(Outgoing::Copied(mut bytes)) = self.outgoing.pop_front()
+                && bytes.capacity() <= 8 * COPIED
+            {
+                bytes.clear();
+                self.spare = bytes;
             }
         }
     }

@@ -7,6 +7,7 @@ pub(crate) mod plan;
 pub(crate) mod roster;
 
 pub use child::Child;
+pub(crate) use child::{CLOSING, refused};
 pub use exit::Exit;
 pub use plan::Stdio;
 pub use roster::{ChildInfo, active_children};
@@ -110,7 +111,8 @@ impl<R> Process<R> {
         R: Serialize + DeserializeOwned,
     {
         let call = Token::of(f).map_err(SpawnError::from).and_then(|token| {
-            let args = codec::encode(&args).map_err(|error| SpawnError::Encode(Codec::new(Half::Arguments, error)))?;
+            let args = codec::encode(&args)
+                .map_err(|error| SpawnError::Encode(Codec::new(Half::Arguments, error)))?;
             Ok(Call { token, args })
         });
         let path = next_path();

@@ -27,8 +27,10 @@ use super::link::Link;
 /// Unless told otherwise, a worker reads from /dev/null and writes to its parent's streams.
 #[derive(Debug)]
 #[non_exhaustive]
+#[derive(Default)]
 pub enum Stdio {
     /// The parent's own.
+    #[default]
     Inherit,
     /// /dev/null.
     Null,
@@ -37,12 +39,6 @@ pub enum Stdio {
     Piped,
     /// An open file.
     File(File),
-}
-
-impl Default for Stdio {
-    fn default() -> Self {
-        Self::Inherit
-    }
 }
 
 impl From<File> for Stdio {
@@ -90,8 +86,10 @@ impl Settings {
                 let mut entry = key.into_vec();
                 entry.push(b'=');
                 entry.extend_from_slice(value.as_bytes());
-                CString::new(entry)
-                    .map_err(|_| SpawnError::System { stage: "an environment variable has a NUL in it", errno: EINVAL })
+                CString::new(entry).map_err(|_| SpawnError::System {
+                    stage: "an environment variable has a NUL in it",
+                    errno: EINVAL,
+                })
             })
             .collect()
     }
@@ -145,7 +143,8 @@ fn lifeline() -> io::Result<&'static (OwnedFd, OwnedFd)> {
 /// The program's own arguments, with the flag behind the first.
 fn arguments(spec: &Spec) -> Vec<CString> {
     let mut own = std::env::args_os().map(|argument| CString::new(argument.into_vec()).unwrap_or_default());
-    let mut all = vec![own.next().unwrap_or_default(), CString::new(format!("{FLAG}{spec}")).unwrap_or_default()];
+    let mut all =
+        vec![own.next().unwrap_or_default(), CString::new(format!("{FLAG}{spec}")).unwrap_or_default()];
     all.extend(own);
     all
 }
@@ -197,7 +196,8 @@ pub(crate) fn start(
         once,
     };
     let mut greeting = Vec::new();
-    let birth = codec::encode(&birth).map_err(|_| SpawnError::System { stage: "naming the worker", errno: EINVAL })?;
+    let birth = codec::encode(&birth)
+        .map_err(|_| SpawnError::System { stage: "naming the worker", errno: EINVAL })?;
     frame::push(&mut greeting, Down::Birth as u8, &birth);
     let pid = spawn_self(
         &arguments(&spec),

@@ -1,7 +1,10 @@
 //! The parent's cellar: all `unsafe` of this crate and its raw system calls. Each block names the invariant it rests on.
 
 pub(crate) mod pidfd;
+pub(crate) mod processors;
 pub(crate) mod spawn;
 pub(crate) mod wait;
 
-pub(crate) use libc::{EAGAIN, ECHILD, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, SIGABRT, SIGINT, SIGKILL, SIGTERM};
+pub(crate) use libc::{
+    EAGAIN, ECHILD, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, SIGABRT, SIGINT, SIGKILL, SIGTERM,
+};

@@ -66,11 +66,11 @@ impl PidFd {
         }
         // An older kernel, or the leader is a zombie already. Its number, and with it the group's, stays taken until
         // it is reaped, and we alone reap it.
-        if self.is_unreaped() {
-            if let Ok(group) = i32::try_from(self.pid) {
-                // SAFETY: takes two integers, touches no memory.
-                unsafe { libc::kill(-group, libc::SIGKILL) };
-            }
+        if self.is_unreaped()
+            && let Ok(group) = i32::try_from(self.pid)
+        {
+            // SAFETY: takes two integers, touches no memory.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
         }
         let _ = self.send(libc::SIGKILL, 0);
     }

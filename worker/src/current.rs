@@ -17,7 +17,13 @@ struct Identity {
 static IDENTITY: OnceLock<Identity> = OnceLock::new();
 static CHILDREN: AtomicU64 = AtomicU64::new(0);
 
-pub(crate) fn become_worker(name: String, path: Vec<u64>, parent_name: String, parent_pid: u32, lifeline: OwnedFd) {
+pub(crate) fn become_worker(
+    name: String,
+    path: Vec<u64>,
+    parent_name: String,
+    parent_pid: u32,
+    lifeline: OwnedFd,
+) {
     let _ = IDENTITY.set(Identity { name, path, parent_name, parent_pid, lifeline });
 }
 
@@ -76,6 +82,10 @@ pub struct Parent {
 impl Parent {
     /// Its name.
     #[must_use]
+    #[expect(
+        clippy::misnamed_getters,
+        reason = "a parent's name is what its child knows as the parent's name"
+    )]
     pub fn name(&self) -> &'static str {
         &self.identity.parent_name
     }

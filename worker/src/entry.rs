@@ -92,7 +92,8 @@ fn arrive(spec: &'static str) {
     if life::is_privileged() {
         return;
     }
-    let Some((spec, belongings)) = Spec::parse(spec).and_then(|spec| Some((spec, Belongings::claim(&spec)?))) else {
+    let Some((spec, belongings)) = Spec::parse(spec).and_then(|spec| Some((spec, Belongings::claim(&spec)?)))
+    else {
         // No println: nothing of std's start has run, and somebody typed this by hand.
         let text = b"procession: --procession-worker is how this program starts its own workers; it cannot be typed\n";
         let _ = nix::unistd::write(std::io::stderr(), text);
@@ -148,7 +149,10 @@ fn tie_life(belongings: &Belongings) {
     }
 }
 
-#[expect(clippy::exit, reason = "a worker's life ends here, and exit handlers and buffered output belong to it")]
+#[expect(
+    clippy::exit,
+    reason = "a worker's life ends here, and exit handlers and buffered output belong to it"
+)]
 fn live(belongings: Belongings) -> ! {
     let Belongings { calls, outcomes, lifeline, page } = belongings;
     page.set_stage(Stage::Preparing);
@@ -176,8 +180,9 @@ fn prepare(birth: Birth, page: &Page, lifeline: OwnedFd) -> Result<(), Refusal> 
     }
     if let Some(dir) = birth.current_dir {
         let dir = std::path::PathBuf::from(std::ffi::OsString::from_vec(dir));
-        std::env::set_current_dir(&dir)
-            .map_err(|error| refusal("changing directory", error.raw_os_error(), format!("{}: {error}", dir.display())))?;
+        std::env::set_current_dir(&dir).map_err(|error| {
+            refusal("changing directory", error.raw_os_error(), format!("{}: {error}", dir.display()))
+        })?;
     }
     current::become_worker(birth.name, birth.path, birth.parent_name, page.parent(), lifeline);
     Ok(())

@@ -80,10 +80,12 @@ impl Server {
         loop {
             match self.inbox.next() {
                 Ok(Some(frame)) => {
-                    let call = CallHead::split(frame.payload);
-                    let Some((head, items)) = call.filter(|_| Down::from_kind(frame.kind) == Some(Down::Call)) else {
-                        return Farewell::Refused;
+                    let call = match Down::from_kind(frame.kind) {
+                        Some(Down::Call) => CallHead::split(frame.payload),
+                        Some(Down::Retire) => return Farewell::Done,
+                        _ => None,
                     };
+                    let Some((head, items)) = call else { return Farewell::Refused };
                     let mut chunk = Chunk::new(head, items, &mut self.outlet);
                     chunk.run_all();
                     if once {
@@ -153,7 +155,9 @@ impl<'a> Chunk<'a> {
         match task::find(self.head.offset, self.head.fingerprint) {
             None => {
                 if self.claim() {
-                    self.undecodable("the function is not in this worker's image: parent and worker are different builds");
+                    self.undecodable(
+                        "the function is not in this worker's image: parent and worker are different builds",
+                    );
                 }
             }
             Some(entry) => {

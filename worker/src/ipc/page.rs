@@ -123,7 +123,8 @@ impl Page {
     /// It is no page, or not the one that the nonce was made for.
     pub fn open(fd: impl AsFd, nonce: u64) -> io::Result<Self> {
         let page = Self { map: Mapping::new(fd, SIZE)? };
-        let known = page.map.word(AT_MAGIC).load(Acquire) == MAGIC && page.map.word(AT_NONCE).load(Relaxed) == nonce;
+        let known =
+            page.map.word(AT_MAGIC).load(Acquire) == MAGIC && page.map.word(AT_NONCE).load(Relaxed) == nonce;
         if known { Ok(page) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not a worker's page")) }
     }
 
@@ -270,7 +271,9 @@ impl Page {
     /// The panic's record, if one was left.
     #[must_use]
     pub fn words(&self) -> Option<Vec<u8>> {
-        let len = usize::try_from(self.map.word(AT_WORDS).load(Acquire)).ok().filter(|n| (1..=MAX_WORDS).contains(n))?;
+        let len = usize::try_from(self.map.word(AT_WORDS).load(Acquire))
+            .ok()
+            .filter(|n| (1..=MAX_WORDS).contains(n))?;
         let mut out = Vec::new();
         self.map.read(AT_TEXT, len, &mut out);
         Some(out)
@@ -361,7 +364,8 @@ mod tests {
             let count = 500;
             page.offer(0, round, count);
             let (mine, theirs) = std::thread::scope(|scope| {
-                let worker = scope.spawn(|| std::iter::from_fn(|| page.take_next(0, round)).collect::<Vec<_>>());
+                let worker =
+                    scope.spawn(|| std::iter::from_fn(|| page.take_next(0, round)).collect::<Vec<_>>());
                 let mut back = Vec::new();
                 for _ in 0..20 {
                     back.extend(page.take_back(0, round, count, 40).unwrap());

@@ -80,7 +80,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: libc::size_t, image
             libc::PT_NOTE => {
                 // The notes hold the linker's build id: the same bytes if and only if it is the same build.
                 // SAFETY: a note segment of the main program is mapped and read-only.
-                unsafe { std::slice::from_raw_parts(start as *const u8, header.p_memsz as usize) }.hash(&mut hasher);
+                unsafe { std::slice::from_raw_parts(start as *const u8, header.p_memsz as usize) }
+                    .hash(&mut hasher);
             }
             _ => {}
         }

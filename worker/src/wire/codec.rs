@@ -117,11 +117,11 @@ pub fn decode_next<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, CodecErr
     }
     // bincode allocates what a string's length claims before it reads. The limit keeps a false length within a
     // small multiple of what really arrived; it must be a constant, hence the steps.
-    match bytes.len() as u64 {
-        0..=0x1_0000 => read::<T, Limit<0x1_0000>>(bytes),
-        0..=0x100_0000 => read::<T, Limit<0x100_0000>>(bytes),
-        0..=0x1_0000_0000 => read::<T, Limit<0x1_0000_0000>>(bytes),
-        _ => read::<T, Limit<0x100_0000_0000>>(bytes),
+    match bytes.len().next_power_of_two().trailing_zeros() {
+        ..=16 => read::<T, Limit<{ 1 << 16 }>>(bytes),
+        17..=24 => read::<T, Limit<{ 1 << 24 }>>(bytes),
+        25..=32 => read::<T, Limit<{ 1 << 32 }>>(bytes),
+        _ => read::<T, Limit<{ 1 << 40 }>>(bytes),
     }
 }
 

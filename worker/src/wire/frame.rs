@@ -18,6 +18,8 @@ pub struct Frame<'a> {
     pub kind: u8,
     /// The bytes themselves, opaque here.
     pub payload: &'a [u8],
+    /// Header and payload.
+    pub whole: &'a [u8],
 }
 
 /// Why bytes are not a row of frames.
@@ -49,7 +51,10 @@ impl std::error::Error for FrameError {}
 
 /// Writes a frame's header to `out`, which must have room for [`MAX_HEADER`] bytes; returns its length.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "a varint's bytes are the low seven bits, one group at a time")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a varint's bytes are the low seven bits, one group at a time"
+)]
 pub fn header(out: &mut [u8; MAX_HEADER], kind: u8, length: usize) -> usize {
     let mut rest = (length as u64) << 3 | u64::from(kind & 7);
     let mut at = 0;
@@ -99,7 +104,7 @@ pub fn split(bytes: &[u8], limit: u64) -> Result<Option<(Frame<'_>, usize)>, Fra
     };
     let whole = head + length;
     match bytes.get(head..whole) {
-        Some(payload) => Ok(Some((Frame { kind: (word & 7) as u8, payload }, whole))),
+        Some(payload) => Ok(Some((Frame { kind: (word & 7) as u8, payload, whole: &bytes[..whole] }, whole))),
         None => Ok(None),
     }
 }

@@ -13,6 +13,8 @@ pub enum Down {
     Birth = 0,
     /// A row of items for one function: [`CallHead`] and then the items' bytes.
     Call = 1,
+    /// Finish what came before, and end.
+    Retire = 2,
 }
 
 impl Down {
@@ -22,6 +24,7 @@ impl Down {
         match kind {
             0 => Some(Self::Birth),
             1 => Some(Self::Call),
+            2 => Some(Self::Retire),
             _ => None,
         }
     }

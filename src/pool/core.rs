@@ -1,0 +1,683 @@
+//! The thin shell round the pure state: it carries out actions, and turns what pipes, pages and pidfds say into events.
+//! Any thread may do so, the reactor's or a caller's: whoever holds the lock.
+
+use super::job::{Input, Job};
+use super::seat::{CALLS, Ear, OUTCOMES, Seat};
+use super::sink::{Batch, Sink, fault};
+use super::state::{Action, JobId, Limits, Nonsense, State, Why, WorkerId};
+use crate::error::{Lost, Panic, SpawnError, TaskError, TimedOut};
+use crate::process::link::{Bytes, Ends, Link, Received};
+use crate::process::plan::{self, Settings, Streams};
+use crate::process::{Exit, roster};
+use crate::reactor::{Source, reactor};
+use crate::sys::wait;
+use procession_worker::current::next_path;
+use procession_worker::ipc::page::Stage;
+use procession_worker::sys::{image, life};
+use procession_worker::task::Token;
+use procession_worker::wire::codec;
+use procession_worker::wire::frame::push_header;
+use procession_worker::wire::message::{CallHead, Down, End, Hello, Up};
+use slotmap::SecondaryMap;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// When the system has no more processes or descriptors, it is asked again after so long.
+const SPAWN_AGAIN: Duration = Duration::from_millis(100);
+
+/// What every worker of a pool is started with.
+#[derive(Debug)]
+pub(crate) struct Template {
+    pub(crate) name: String,
+    pub(crate) settings: Settings,
+    pub(crate) initializer: Option<(Token, Vec<u8>)>,
+    pub(crate) task_timeout: Option<Duration>,
+    pub(crate) birth_limit: Duration,
+}
+
+/// A pool's shared core.
+pub(crate) struct Core {
+    me: Weak<Self>,
+    template: Template,
+    heart: Mutex<Heart>,
+    changed: Condvar,
+    numbers: AtomicU64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Heart {
+    pub(crate) state: State,
+    seats: SecondaryMap<WorkerId, Seat>,
+    jobs: SecondaryMap<JobId, Job>,
+    /// Spawns that were ordered and have not come back.
+    spawning: usize,
+    spawn_error: Option<SpawnError>,
+    spawn_later: bool,
+    /// Workers with something to write.
+    dirty: Vec<WorkerId>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("name", &self.template.name).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Starts all workers, and waits until each of them exists as a process.
+    ///
+    /// # Errors
+    /// The first one that could not be started; the others are gone again then.
+    pub(crate) fn start(template: Template, limits: Limits) -> Result<Arc<Self>, SpawnError> {
+        reactor().map_err(SpawnError::system("starting the reactor"))?;
+        let core = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            template,
+            heart: Mutex::new(Heart {
+                state: State::new(limits),
+                seats: SecondaryMap::new(),
+                jobs: SecondaryMap::new(),
+                spawning: 0,
+                spawn_error: None,
+                spawn_later: false,
+                dirty: Vec::new(),
+            }),
+            changed: Condvar::new(),
+            numbers: AtomicU64::new(0),
+        });
+        let mut heart = core.heart();
+        heart.state.refill();
+        core.act(&mut heart);
+        while heart.spawning > 0 && heart.spawn_error.is_none() {
+            heart = core.changed.wait(heart).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(error) = heart.spawn_error.take() {
+            drop(heart);
+            core.terminate();
+            core.wait_empty(None);
+            return Err(error);
+        }
+        drop(heart);
+        Ok(core)
+    }
+
+    pub(crate) fn heart(&self) -> MutexGuard<'_, Heart> {
+        self.heart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn me(&self) -> Arc<Self> {
+        self.me.upgrade().expect("a method is called through an Arc")
+    }
+
+    // ---- for callers ----------------------------------------------------------------------------------------------
+
+    /// Opens a job whose items come by [`feed`](Self::feed).
+    pub(crate) fn open(&self, token: Token, sink: &Arc<Sink>) -> Result<JobId, TaskError> {
+        let mut heart = self.heart();
+        let job = heart.state.open(false)?;
+        heart.jobs.insert(job, Job::new(token, Arc::clone(sink)));
+        Ok(job)
+    }
+
+    /// Hands over more items; how many bytes of the job's input are held now.
+    pub(crate) fn feed(&self, job: JobId, input: Input) -> usize {
+        let mut heart = self.heart();
+        let Some(entry) = heart.jobs.get_mut(job) else { return 0 };
+        let items = entry.add(input);
+        let held = entry.held();
+        heart.state.submit(job, items);
+        self.act(&mut heart);
+        held
+    }
+
+    /// How many bytes of a job's input are held.
+    pub(crate) fn held(&self, job: JobId) -> usize {
+        self.heart().jobs.get(job).map_or(0, Job::held)
+    }
+
+    /// No more items will come.
+    pub(crate) fn seal(&self, job: JobId) {
+        let mut heart = self.heart();
+        heart.state.seal(job);
+        self.act(&mut heart);
+    }
+
+    /// One task. With `wait`, does not return before it is resolved.
+    pub(crate) fn single(
+        &self,
+        token: Token,
+        input: Input,
+        sink: &Arc<Sink>,
+        wait: bool,
+    ) -> Result<JobId, TaskError> {
+        let mut heart = self.heart();
+        let job = heart.state.open(true)?;
+        let mut entry = Job::new(token, Arc::clone(sink));
+        let items = entry.add(input);
+        heart.jobs.insert(job, entry);
+        heart.state.submit(job, items);
+        let lead = if wait { self.take_lead(&mut heart, job) } else { None };
+        heart.state.seal(job);
+        self.act(&mut heart);
+        drop(heart);
+        if let Some((worker, ends)) = lead {
+            self.lead(worker, &ends, job, sink);
+        }
+        if wait {
+            drop(sink.wait_done(None));
+        }
+        Ok(job)
+    }
+
+    /// Gives a job up.
+    pub(crate) fn cancel(&self, job: JobId) {
+        let mut heart = self.heart();
+        heart.state.cancel(job);
+        self.act(&mut heart);
+    }
+
+    /// How many items of a job may usefully be on their way.
+    pub(crate) fn window(&self, job: JobId) -> u64 {
+        self.heart().state.window(job)
+    }
+
+    /// Somebody waits for the next outcome of this job: do not collect them into batches.
+    pub(crate) fn hurry(&self, job: JobId) {
+        let heart = self.heart();
+        for worker in heart.state.runners(job) {
+            if let Some(seat) = heart.seats.get(worker) {
+                seat.link.page.set_hungry(true);
+            }
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        let mut heart = self.heart();
+        heart.state.close();
+        self.act(&mut heart);
+    }
+
+    pub(crate) fn terminate(&self) {
+        let mut heart = self.heart();
+        heart.state.terminate();
+        self.act(&mut heart);
+    }
+
+    /// Waits until a closed pool's last worker is gone; false at the deadline.
+    pub(crate) fn wait_empty(&self, deadline: Option<Instant>) -> bool {
+        let mut heart = self.heart();
+        loop {
+            if heart.state.is_closing() && !heart.state.has_workers() && heart.spawning == 0 {
+                return true;
+            }
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => heart = self.changed.wait(heart).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return false,
+                Some(left) => {
+                    (heart, _) =
+                        self.changed.wait_timeout(heart, left).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.heart().seats.values().map(|seat| seat.link.pid()).collect()
+    }
+
+    // ---- a caller that waits anyway reads the pipe itself ---------------------------------------------------------
+
+    /// If the job's only item has a worker to itself, its outcomes are the caller's to read: that saves two changes of
+    /// thread.
+    fn take_lead(&self, heart: &mut Heart, job: JobId) -> Option<(WorkerId, Arc<Ends>)> {
+        let worker = heart.state.sole_runner(job)?;
+        let seat = heart.seats.get_mut(worker)?;
+        seat.begin_lead().then(|| (worker, Arc::clone(&seat.link.ends)))
+    }
+
+    fn lead(&self, worker: WorkerId, ends: &Arc<Ends>, job: JobId, sink: &Sink) {
+        loop {
+            let [died, spoke] =
+                wait::ready([(ends.process.as_fd(), false), (ends.outcomes.as_fd(), false)], None);
+            let mut heart = self.heart();
+            if died {
+                self.bury(&mut heart, worker);
+            } else if spoke {
+                self.listen(&mut heart, worker);
+            }
+            self.act(&mut heart);
+            let done = sink.tally().is_done();
+            let here = heart.state.holds(worker, job);
+            let busy = heart.state.is_busy(worker);
+            let Some(seat) = heart.seats.get_mut(worker) else { return };
+            if done || !here || seat.is_closed() {
+                seat.end_lead(busy);
+                return;
+            }
+        }
+    }
+
+    // ---- actions --------------------------------------------------------------------------------------------------
+
+    /// Carries out what the state has decided, until nothing is left to do.
+    fn act(&self, heart: &mut Heart) {
+        while let Some(action) = heart.state.next_action() {
+            match action {
+                Action::Spawn(worker) => {
+                    heart.spawning += 1;
+                    let core = self.me();
+                    match reactor() {
+                        Ok(reactor) => reactor.run_errand(move || core.spawn(worker)),
+                        Err(_) => heart.spawning -= 1,
+                    }
+                }
+                Action::Send { worker, slot, tag, job, items } => {
+                    self.send(heart, worker, (slot, tag), job, &items);
+                }
+                Action::TakeBack { worker, slot, tag, count, keep } => {
+                    if let Some(seat) = heart.seats.get(worker) {
+                        let range = seat.link.page.take_back(slot, tag, count, keep);
+                        heart.state.taken_back(worker, slot, range);
+                    }
+                }
+                Action::Freeze(worker) => self.freeze(heart, worker, false),
+                Action::Kill(worker) => {
+                    if let Some(seat) = heart.seats.get(worker) {
+                        seat.link.ends.process.kill_group();
+                    }
+                }
+                Action::Retire(worker) => {
+                    if let Some(seat) = heart.seats.get_mut(worker) {
+                        seat.retire();
+                        heart.dirty.push(worker);
+                    }
+                }
+                Action::Fail { job, items, error } => {
+                    if let Some(job) = heart.jobs.get_mut(job) {
+                        job.resolved(&items);
+                        job.sink.fail(items, error);
+                    }
+                }
+                Action::Finish(job) => drop(heart.jobs.remove(job)),
+                Action::SpawnLater => {
+                    if !std::mem::replace(&mut heart.spawn_later, true)
+                        && let Ok(reactor) = reactor()
+                    {
+                        reactor.set_alarm(
+                            Instant::now() + SPAWN_AGAIN,
+                            Weak::clone(&self.me) as Weak<dyn Source>,
+                            0,
+                        );
+                    }
+                }
+                Action::Empty => self.changed.notify_all(),
+            }
+        }
+        while let Some(worker) = heart.dirty.pop() {
+            if let Some(seat) = heart.seats.get_mut(worker) {
+                seat.flush();
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        heart: &mut Heart,
+        worker: WorkerId,
+        (slot, tag): (u8, u16),
+        job: JobId,
+        items: &Range<u64>,
+    ) {
+        let (Some(seat), Some(job)) = (heart.seats.get_mut(worker), heart.jobs.get(job)) else { return };
+        let Some((bytes, range)) = job.lend(items) else { return };
+        let count = u32::try_from(items.end - items.start).unwrap_or(0);
+        let timed = u8::from(self.template.task_timeout.is_some());
+        seat.link.page.offer(slot, tag, count);
+        seat.call(
+            CallHead {
+                offset: job.token.offset,
+                fingerprint: job.token.fingerprint,
+                count,
+                tag,
+                slot,
+                timed,
+            },
+            &bytes,
+            range,
+        );
+        if let Some(limit) = self.template.task_timeout {
+            if heart.state.is_alone(worker) {
+                seat.next_call();
+            }
+            seat.watch_deadline(limit);
+        }
+        heart.dirty.push(worker);
+    }
+
+    /// Takes back everything that a worker has not started; then it is certain what it runs, and the state decides.
+    fn freeze(&self, heart: &mut Heart, worker: WorkerId, look_at_clock: bool) {
+        let Some(seat) = heart.seats.get(worker) else { return };
+        let calls = heart.state.calls(worker);
+        let taken: Vec<_> = calls
+            .into_iter()
+            .map(|(slot, tag, count)| (slot, seat.link.page.take_back(slot, tag, count, 0)))
+            .collect();
+        let overdue =
+            look_at_clock && self.template.task_timeout.is_some_and(|limit| seat.overrun(limit).is_none());
+        heart.state.frozen(worker, &taken, overdue);
+    }
+
+    // ---- birth ----------------------------------------------------------------------------------------------------
+
+    /// On the reactor's thread, outside the lock.
+    fn spawn(&self, worker: WorkerId) {
+        let unwanted = self.heart().state.condemned(worker).is_some();
+        let started = if unwanted {
+            Err(SpawnError::Birth {
+                stage: "before it was started".into(),
+                text: "it was not needed any more".into(),
+                exit: None,
+            })
+        } else {
+            let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+            let name: Arc<str> = format!("{}-worker-{number}", self.template.name).into();
+            plan::start(&self.template.settings, Streams::default(), &name, next_path(), false)
+        };
+        let mut heart = self.heart();
+        heart.spawning -= 1;
+        match started.and_then(|(link, _)| self.seat(&mut heart, worker, link)) {
+            Ok(()) => {
+                if heart.state.condemned(worker).is_some()
+                    && let Some(seat) = heart.seats.get(worker)
+                {
+                    seat.link.ends.process.kill_group();
+                }
+            }
+            Err(error @ SpawnError::Birth { .. }) => heart.state.born_dead(worker, error),
+            Err(error) => {
+                heart.spawn_error = Some(error.clone());
+                heart.state.spawn_failed(worker, error);
+            }
+        }
+        self.act(&mut heart);
+        drop(heart);
+        self.changed.notify_all();
+    }
+
+    fn seat(&self, heart: &mut Heart, worker: WorkerId, mut link: Link) -> Result<(), SpawnError> {
+        let initializing = self.template.initializer.as_ref().map(|(token, args)| {
+            // Before the worker is ready no other call is outstanding, so slot and tag are free.
+            link.page.offer(0, 0, 1);
+            let head = CallHead {
+                offset: token.offset,
+                fingerprint: token.fingerprint,
+                count: 1,
+                tag: 0,
+                slot: 0,
+                timed: 0,
+            };
+            let mut bytes = Vec::new();
+            push_header(&mut bytes, Down::Call as u8, CallHead::SIZE + args.len());
+            bytes.extend_from_slice(&head.to_bytes());
+            let args: Arc<dyn Bytes> = Arc::new(args.clone());
+            let len = (*args).as_ref().len();
+            link.enqueue(&bytes, &args, 0..len);
+        });
+        let ear = Arc::new(Ear { core: Weak::clone(&self.me), worker });
+        let (pid, name, ends) = (link.pid(), Arc::clone(&link.name), Arc::clone(&link.ends));
+        let mut seat = Seat::new(link, ear, initializing.is_some());
+        if let Err(error) = seat.watch(self.template.birth_limit) {
+            ends.process.kill_group();
+            while seat.link.reap().is_none() {
+                wait::ready([(ends.process.as_fd(), false)], None);
+            }
+            return Err(SpawnError::system("watching the process")(error));
+        }
+        roster::enter(pid, &name);
+        seat.flush();
+        heart.seats.insert(worker, seat);
+        Ok(())
+    }
+
+    // ---- what a worker says ---------------------------------------------------------------------------------------
+
+    pub(super) fn on_ready(&self, worker: WorkerId, which: u64) {
+        let mut heart = self.heart();
+        let Some(seat) = heart.seats.get_mut(worker) else { return };
+        match which {
+            OUTCOMES if seat.is_led() => {}
+            OUTCOMES => self.listen(&mut heart, worker),
+            CALLS => seat.flush(),
+            _ => self.bury(&mut heart, worker),
+        }
+        self.act(&mut heart);
+    }
+
+    /// Reads what a worker has written.
+    fn listen(&self, heart: &mut Heart, worker: WorkerId) {
+        let Some(seat) = heart.seats.get_mut(worker) else { return };
+        match seat.link.receive() {
+            Received::Bytes => self.understand(heart, worker),
+            Received::Nothing => {}
+            Received::Closed => seat.closed(),
+        }
+    }
+
+    /// Takes frames as far as they are whole, and collects outcomes that lie next to each other.
+    fn understand(&self, heart: &mut Heart, worker: WorkerId) {
+        let Heart { state, seats, jobs, .. } = heart;
+        let Some(seat) = seats.get_mut(worker) else { return };
+        let mut current: Option<(JobId, Batch)> = None;
+        let trouble = loop {
+            let frame = match seat.link.inbox.next() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break None,
+                Err(error) => break Some(Link::nonsense(&error)),
+            };
+            let Some(kind) = Up::from_kind(frame.kind) else {
+                break Some("it sent a frame of unknown kind".into());
+            };
+            if seat.life.is_serving() {
+                if kind.is_outcome() {
+                    match state.answered(worker) {
+                        Ok((job, item)) => {
+                            match &mut current {
+                                Some((now, batch)) if *now == job && batch.first + batch.count == item => {
+                                    batch.count += 1;
+                                    batch.bytes.extend_from_slice(frame.whole);
+                                }
+                                other => {
+                                    let batch = Batch { first: item, count: 1, bytes: frame.whole.to_vec() };
+                                    if let Some((job, batch)) = other.replace((job, batch)) {
+                                        hand_over(jobs, job, batch);
+                                    }
+                                }
+                            }
+                            continue;
+                        }
+                        Err(Nonsense(text)) => break Some(text.into()),
+                    }
+                }
+                if let Some((job, batch)) = current.take() {
+                    hand_over(jobs, job, batch);
+                }
+                let ended = match End::from_bytes(frame.payload) {
+                    Some(end) if kind == Up::End => state.ended(worker, end),
+                    _ => Err(Nonsense("it sent a frame out of place")),
+                };
+                match ended {
+                    Ok(()) => seat.next_call(),
+                    Err(Nonsense(text)) => break Some(text.into()),
+                }
+            } else {
+                let payload = frame.payload.to_vec();
+                if let Some(trouble) = grow_up(seat, kind, &payload) {
+                    break Some(trouble);
+                }
+                if seat.life.is_serving() {
+                    seat.quiet_alarm();
+                    state.ready(worker);
+                }
+            }
+        };
+        if let Some((job, batch)) = current.take() {
+            hand_over(jobs, job, batch);
+        }
+        if let Some(text) = trouble {
+            // What follows cannot be understood either.
+            let rest = seat.link.inbox.pending().len();
+            seat.link.inbox.consume(rest);
+            state.condemn(worker, Why::Nonsense(text));
+        }
+    }
+
+    /// A worker has died: what it had finished counts, what it ran is lost, what it had not started runs elsewhere.
+    fn bury(&self, heart: &mut Heart, worker: WorkerId) {
+        let Some(seat) = heart.seats.get_mut(worker) else { return };
+        let ring_makes_sense = seat.link.receive_the_rest();
+        self.understand(heart, worker);
+        let Heart { state, seats, .. } = heart;
+        let Some(mut seat) = seats.remove(worker) else { return };
+        let started: Vec<Option<u32>> = state
+            .calls(worker)
+            .into_iter()
+            .map(|(slot, tag, _)| {
+                let claim = seat.link.page.claim(slot);
+                (ring_makes_sense && claim.tag == tag).then_some(claim.next)
+            })
+            .collect();
+        // Before it is reaped, while its group's number is certain.
+        seat.link.ends.process.kill_group();
+        let exit = seat.link.reap().unwrap_or(Exit::UNKNOWN);
+        seat.unwatch();
+        roster::leave(seat.link.pid());
+        if state.is_starting(worker) {
+            state.born_dead(worker, self.stillbirth(&seat, exit, state.condemned(worker)));
+        } else {
+            state.died(worker, &started, Instant::now(), |why| self.fate(&seat.link, exit, why));
+        }
+        self.changed.notify_all();
+    }
+
+    fn stillbirth(&self, seat: &Seat, exit: Exit, why: Option<&Why>) -> SpawnError {
+        if let Some(error) = seat.stillborn() {
+            return error;
+        }
+        if seat.link.page.stage() >= Stage::Born {
+            return SpawnError::Initializer(Box::new(self.fate(&seat.link, exit, why)));
+        }
+        let text = match why {
+            Some(Why::Nonsense(text)) => Arc::clone(text),
+            Some(Why::Deadline) => {
+                format!("it was not ready within {:?} and was killed", self.template.birth_limit).into()
+            }
+            _ => format!("it {}", exit.did()).into(),
+        };
+        SpawnError::Birth { stage: seat.link.page.stage().to_string().into(), text, exit: Some(exit) }
+    }
+
+    /// What the death of its worker means for an item that was running.
+    fn fate(&self, link: &Link, exit: Exit, why: Option<&Why>) -> TaskError {
+        let reason = match why {
+            Some(Why::Deadline) => {
+                let limit = self.template.task_timeout.unwrap_or_default();
+                return TaskError::TimedOut(TimedOut { limit, pid: link.pid(), index: None });
+            }
+            Some(Why::Cancelled) => return TaskError::Cancelled,
+            Some(Why::Terminated) => return TaskError::Closed,
+            Some(Why::Nonsense(reason)) => Some(Arc::clone(reason)),
+            None => match link.last_words() {
+                Some(record) => return TaskError::Panicked(Panic::new(record)),
+                None => None,
+            },
+        };
+        TaskError::Lost(Lost { exit, pid: link.pid(), worker: Arc::clone(&link.name), reason, index: None })
+    }
+
+    // ---- deadlines ------------------------------------------------------------------------------------------------
+
+    pub(super) fn on_deadline(&self, worker: WorkerId, which: u64) {
+        let mut heart = self.heart();
+        let Some(seat) = heart.seats.get_mut(worker) else { return };
+        match (which, self.template.task_timeout) {
+            (super::seat::TASK, Some(limit)) => {
+                seat.deadline_sounded();
+                self.listen(&mut heart, worker);
+                let busy = heart.state.is_busy(worker);
+                let Some(seat) = heart.seats.get_mut(worker).filter(|_| busy) else {
+                    return self.act(&mut heart);
+                };
+                match seat.overrun(limit) {
+                    Some(left) => seat.watch_deadline(left),
+                    None => {
+                        self.freeze(&mut heart, worker, true);
+                        if let Some(seat) = heart.seats.get_mut(worker) {
+                            seat.watch_deadline(limit);
+                        }
+                    }
+                }
+            }
+            (super::seat::BIRTH, _) => heart.state.condemn(worker, Why::Deadline),
+            (super::seat::FAREWELL, _) => heart.state.condemn(worker, Why::Terminated),
+            (OUTCOMES, _) => {
+                heart.state.condemn(worker, Why::Nonsense("it closed its pipe and lived on".into()));
+            }
+            _ => {}
+        }
+        self.act(&mut heart);
+    }
+}
+
+fn hand_over(jobs: &mut SecondaryMap<JobId, Job>, job: JobId, batch: Batch) {
+    if let Some(job) = jobs.get_mut(job) {
+        job.resolved(&(batch.first..batch.first + batch.count));
+        job.sink.deliver(batch);
+    }
+}
+
+/// Before a worker serves: its Hello, and the end of its initializer. Some trouble, if there is any.
+fn grow_up(seat: &mut Seat, kind: Up, payload: &[u8]) -> Option<Arc<str>> {
+    match kind {
+        Up::Hello => match codec::decode::<Hello>(payload) {
+            Ok(hello) if hello.image == image::id() => {
+                seat.said_hello();
+                None
+            }
+            _ => Some("it is not the same build as its parent".into()),
+        },
+        Up::Value if seat.is_initializing() => None,
+        Up::End if seat.is_initializing() => {
+            seat.initialized();
+            seat.stillborn().map(|error| error.to_string().into())
+        }
+        Up::Refused => {
+            seat.refused(crate::process::refused(payload));
+            None
+        }
+        _ if kind.is_outcome() && seat.is_initializing() => {
+            seat.initializer_failed(fault(Some(kind), payload));
+            None
+        }
+        _ => Some("it spoke before it had said hello".into()),
+    }
+}
+
+impl Source for Core {
+    fn on_ready(&self, _: u64) {}
+
+    /// The system may have more to give by now.
+    fn on_deadline(&self, _: u64) {
+        let mut heart = self.heart();
+        heart.spawn_later = false;
+        heart.state.retry_spawn();
+        self.act(&mut heart);
+    }
+}
+
+/// The monotonic clock that the worker's page is kept by.
+pub(super) fn now() -> u64 {
+    life::now()
+}

@@ -1,0 +1,280 @@
+//! Where the outcomes of one job arrive, and where its caller waits. Bytes only: they are decoded where their type is
+//! known.
+
+use crate::error::{Codec, Half, Panic, TaskError};
+use procession_worker::wire::codec;
+use procession_worker::wire::frame::{Frame, MAX_PAYLOAD, split};
+use procession_worker::wire::message::{PanicRecord, Up};
+use serde::de::DeserializeOwned;
+use std::any::Any;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// Outcomes of items next to each other: whole frames, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What has arrived so far.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) batches: Vec<Batch>,
+    pub(crate) errors: Vec<(Range<u64>, TaskError)>,
+    /// A thread pool's results have never been bytes.
+    pub(crate) value: Option<Box<dyn Any + Send>>,
+    resolved: u64,
+    total: Option<u64>,
+    cancelled: bool,
+    waiting: bool,
+    waker: Option<Waker>,
+    then: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Tally {
+    pub(crate) fn is_done(&self) -> bool {
+        self.cancelled || self.total == Some(self.resolved)
+    }
+
+    pub(crate) fn resolved(&self) -> u64 {
+        self.resolved
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled
+    }
+
+    fn has_news(&self) -> bool {
+        !self.batches.is_empty() || !self.errors.is_empty() || self.is_done()
+    }
+}
+
+impl std::fmt::Debug for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tally")
+            .field("resolved", &self.resolved)
+            .field("total", &self.total)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The sink; see the module.
+#[derive(Debug, Default)]
+pub(crate) struct Sink {
+    tally: Mutex<Tally>,
+    changed: Condvar,
+}
+
+impl Sink {
+    /// For `total` items, if that is known already.
+    pub(crate) fn new(total: Option<u64>) -> Arc<Self> {
+        let sink = Self::default();
+        sink.tally().total = total;
+        Arc::new(sink)
+    }
+
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Outcomes have arrived.
+    pub(crate) fn deliver(&self, batch: Batch) {
+        self.change(|tally| {
+            tally.resolved += batch.count;
+            tally.batches.push(batch);
+        });
+    }
+
+    /// Items will have no outcome.
+    pub(crate) fn fail(&self, items: Range<u64>, error: TaskError) {
+        self.change(|tally| {
+            tally.resolved += items.end - items.start;
+            tally.errors.push((items, error));
+        });
+    }
+
+    /// A thread pool's result.
+    pub(crate) fn put(&self, value: Box<dyn Any + Send>) {
+        self.change(|tally| {
+            tally.value = Some(value);
+            tally.total = Some(tally.resolved);
+        });
+    }
+
+    /// So many items it is, in all.
+    pub(crate) fn set_total(&self, total: u64) {
+        self.change(|tally| tally.total = Some(total));
+    }
+
+    /// The caller gives up; true if there was still something to give up.
+    pub(crate) fn cancel(&self) -> bool {
+        let mut first = false;
+        self.change(|tally| {
+            first = !tally.is_done();
+            tally.cancelled |= first;
+        });
+        first
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Tally)) {
+        let mut tally = self.tally();
+        let before = tally.is_done();
+        change(&mut tally);
+        let done = tally.is_done() && !before;
+        let notify = tally.waiting;
+        let waker = if done { tally.waker.take() } else { None };
+        let then = if done { tally.then.take() } else { None };
+        drop(tally);
+        if notify {
+            self.changed.notify_all();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let Some(then) = then {
+            super::callback::run(then);
+        }
+    }
+
+    fn wait_until<'a>(
+        &self,
+        mut tally: MutexGuard<'a, Tally>,
+        deadline: Option<Instant>,
+        ready: impl Fn(&Tally) -> bool,
+    ) -> MutexGuard<'a, Tally> {
+        while !ready(&tally) {
+            tally.waiting = true;
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => tally = self.changed.wait(tally).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    (tally, _) =
+                        self.changed.wait_timeout(tally, left).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        tally
+    }
+
+    /// Waits until everything has arrived, or the deadline.
+    pub(crate) fn wait_done(&self, deadline: Option<Instant>) -> MutexGuard<'_, Tally> {
+        self.wait_until(self.tally(), deadline, Tally::is_done)
+    }
+
+    /// Waits until something has arrived.
+    pub(crate) fn wait_news(&self) -> MutexGuard<'_, Tally> {
+        self.wait_until(self.tally(), None, Tally::has_news)
+    }
+
+    /// Waits until more than `resolved` items are resolved.
+    pub(crate) fn wait_beyond(&self, resolved: u64) {
+        drop(self.wait_until(self.tally(), None, |tally| tally.resolved > resolved || tally.is_done()));
+    }
+
+    /// Has everything arrived? If not, `waker` will be told.
+    pub(crate) fn poll_done(&self, waker: &Waker) -> bool {
+        let mut tally = self.tally();
+        if !tally.is_done() {
+            tally.waker = Some(waker.clone());
+        }
+        tally.is_done()
+    }
+
+    /// Runs `then` when everything has arrived, on the thread for callbacks.
+    pub(crate) fn when_done(&self, then: impl FnOnce() + Send + 'static) {
+        let mut tally = self.tally();
+        if tally.is_done() {
+            drop(tally);
+            super::callback::run(Box::new(then));
+        } else {
+            tally.then = Some(Box::new(then));
+        }
+    }
+}
+
+/// A frame as what it means for its caller.
+#[inline]
+pub(crate) fn outcome<R: DeserializeOwned>(frame: Frame<'_>) -> Result<R, TaskError> {
+    match Up::from_kind(frame.kind) {
+        Some(Up::Value) => {
+            codec::decode(frame.payload).map_err(|error| TaskError::Decode(Codec::new(Half::Result, error)))
+        }
+        kind => Err(fault(kind, frame.payload)),
+    }
+}
+
+#[cold]
+pub(crate) fn fault(kind: Option<Up>, payload: &[u8]) -> TaskError {
+    let text = || String::from_utf8_lossy(payload).into_owned();
+    match kind {
+        Some(Up::Panicked) => {
+            TaskError::Panicked(Panic::new(codec::decode(payload).unwrap_or_else(|error| PanicRecord {
+                message: error.to_string(),
+                ..PanicRecord::default()
+            })))
+        }
+        Some(Up::Undecodable) => TaskError::Decode(Codec::new(Half::Arguments, text())),
+        _ => TaskError::Encode(Codec::new(Half::Result, text())),
+    }
+}
+
+impl Batch {
+    /// The frame at byte `at`, and where the next one begins.
+    #[inline]
+    pub(crate) fn frame(&self, at: usize) -> Option<(Frame<'_>, usize)> {
+        split(self.bytes.get(at..)?, MAX_PAYLOAD).ok().flatten().map(|(frame, len)| (frame, at + len))
+    }
+}
+
+/// The one outcome of a single task.
+pub(crate) fn read_one<R: DeserializeOwned>(tally: &mut Tally) -> Result<R, TaskError> {
+    if tally.is_cancelled() {
+        return Err(TaskError::Cancelled);
+    }
+    if let Some((_, error)) = tally.errors.pop() {
+        return Err(error);
+    }
+    let batch = tally.batches.pop().ok_or(TaskError::Closed)?;
+    match batch.frame(0) {
+        Some((frame, _)) => outcome(frame),
+        None => Err(TaskError::Closed),
+    }
+}
+
+/// The outcomes of a map, in the order of its input; or the error of the first item that has one.
+pub(crate) fn read_all<R: DeserializeOwned>(tally: &mut Tally) -> Result<Vec<R>, TaskError> {
+    if tally.is_cancelled() {
+        return Err(TaskError::Cancelled);
+    }
+    let mut batches = std::mem::take(&mut tally.batches);
+    batches.sort_unstable_by_key(|batch| batch.first);
+    let mut first_error = std::mem::take(&mut tally.errors)
+        .into_iter()
+        .min_by_key(|(items, _)| items.start)
+        .map(|(items, error)| (items.start, error));
+    let mut results = Vec::with_capacity(usize::try_from(tally.resolved()).unwrap_or(0));
+    'all: for batch in &batches {
+        let mut at = 0;
+        for item in batch.first..batch.first + batch.count {
+            let Some((frame, next)) = batch.frame(at) else { break };
+            at = next;
+            match outcome(frame) {
+                Ok(value) => results.push(value),
+                Err(error) => {
+                    if first_error.as_ref().is_none_or(|(first, _)| item < *first) {
+                        first_error = Some((item, error));
+                    }
+                    break 'all;
+                }
+            }
+        }
+    }
+    match first_error {
+        Some((item, error)) => Err(error.at(item)),
+        None => Ok(results),
+    }
+}
