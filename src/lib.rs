@@ -11,7 +11,7 @@ mod sys;
 
 pub use cpu::{CpuLimit, cpu_count, cpu_limit};
 pub use error::{Codec, Half, Lost, Panic, SpawnError, TaskError, TimedOut};
-pub use pool::{AsyncResult, Pool, PoolBuilder};
+pub use pool::{AsyncResult, Pool, PoolBuilder, ThreadPool};
 pub use process::{Child, ChildInfo, Exit, Process, Run, Stdio, active_children};
 pub use procession_worker::current::{Current, Parent, current_process};
 pub use procession_worker::{Task, init};

@@ -10,9 +10,11 @@ mod job;
 mod seat;
 mod sink;
 mod state;
+mod thread;
 
 pub use async_result::AsyncResult;
 pub use builder::PoolBuilder;
+pub use thread::ThreadPool;
 
 use crate::error::{SpawnError, TaskError};
 use core::Core;

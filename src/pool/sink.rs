@@ -30,6 +30,8 @@ pub(crate) struct Tally {
     resolved: u64,
     total: Option<u64>,
     cancelled: bool,
+    /// A thread has begun, and a thread cannot be stopped.
+    started: bool,
     waiting: bool,
     waker: Option<Waker>,
     then: Option<Box<dyn FnOnce() + Send>>,
@@ -97,10 +99,10 @@ impl Sink {
         });
     }
 
-    /// A thread pool's result.
-    pub(crate) fn put(&self, value: Box<dyn Any + Send>) {
+    /// A thread pool's result, of the type that [`read_value`] will ask for.
+    pub(crate) fn put<R: Send + 'static>(&self, result: Result<R, TaskError>) {
         self.change(|tally| {
-            tally.value = Some(value);
+            tally.value = Some(Box::new(result));
             tally.total = Some(tally.resolved);
         });
     }
@@ -114,10 +116,17 @@ impl Sink {
     pub(crate) fn cancel(&self) -> bool {
         let mut first = false;
         self.change(|tally| {
-            first = !tally.is_done();
+            first = !tally.is_done() && !tally.started;
             tally.cancelled |= first;
         });
         first
+    }
+
+    /// A thread begins; false if the caller has given up.
+    pub(crate) fn start(&self) -> bool {
+        let mut tally = self.tally();
+        tally.started = !tally.is_done();
+        tally.started
     }
 
     fn change(&self, change: impl FnOnce(&mut Tally)) {
@@ -277,4 +286,13 @@ pub(crate) fn read_all<R: DeserializeOwned>(tally: &mut Tally) -> Result<Vec<R>,
         Some((item, error)) => Err(error.at(item)),
         None => Ok(results),
     }
+}
+
+/// A thread pool's result.
+pub(crate) fn read_value<R: 'static>(tally: &mut Tally) -> Result<R, TaskError> {
+    if tally.is_cancelled() {
+        return Err(TaskError::Cancelled);
+    }
+    let value = tally.value.take().and_then(|value| value.downcast::<Result<R, TaskError>>().ok());
+    value.map_or(Err(TaskError::Closed), |result| *result)
 }
