@@ -833,3 +833,7 @@ impl State {
         self.announce_empty();
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
