@@ -16,7 +16,7 @@ use procession_worker::ipc::page::Stage;
 use procession_worker::sys::{image, life};
 use procession_worker::task::Token;
 use procession_worker::wire::codec;
-use procession_worker::wire::frame::push_header;
+use procession_worker::wire::frame::{push_header, split};
 use procession_worker::wire::message::{CallHead, Down, End, Hello, Up};
 use slotmap::SecondaryMap;
 use std::ops::Range;
@@ -466,71 +466,27 @@ impl Core {
         }
     }
 
-    /// Takes frames as far as they are whole, and collects outcomes that lie next to each other.
+    /// Takes frames as far as they are whole.
     fn understand(&self, heart: &mut Heart, worker: WorkerId) {
         let Heart { state, seats, jobs, .. } = heart;
         let Some(seat) = seats.get_mut(worker) else { return };
-        let mut current: Option<(JobId, Batch)> = None;
-        let trouble = loop {
-            let frame = match seat.link.inbox.next() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break None,
-                Err(error) => break Some(Link::nonsense(&error)),
-            };
-            let Some(kind) = Up::from_kind(frame.kind) else {
-                break Some("it sent a frame of unknown kind".into());
-            };
-            if seat.life.is_serving() {
-                if kind.is_outcome() {
-                    match state.answered(worker) {
-                        Ok((job, item)) => {
-                            match &mut current {
-                                Some((now, batch)) if *now == job && batch.first + batch.count == item => {
-                                    batch.count += 1;
-                                    batch.bytes.extend_from_slice(frame.whole);
-                                }
-                                other => {
-                                    let batch = Batch { first: item, count: 1, bytes: frame.whole.to_vec() };
-                                    if let Some((job, batch)) = other.replace((job, batch)) {
-                                        hand_over(jobs, job, batch);
-                                    }
-                                }
-                            }
-                            continue;
-                        }
-                        Err(Nonsense(text)) => break Some(text.into()),
-                    }
-                }
-                if let Some((job, batch)) = current.take() {
-                    hand_over(jobs, job, batch);
-                }
-                let ended = match End::from_bytes(frame.payload) {
-                    Some(end) if kind == Up::End => state.ended(worker, end),
-                    _ => Err(Nonsense("it sent a frame out of place")),
-                };
-                match ended {
-                    Ok(()) => seat.next_call(),
-                    Err(Nonsense(text)) => break Some(text.into()),
-                }
+        loop {
+            let step = if seat.life.is_serving() {
+                serving(state, seat, jobs, worker)
             } else {
-                let payload = frame.payload.to_vec();
-                if let Some(trouble) = grow_up(seat, kind, &payload) {
-                    break Some(trouble);
-                }
-                if seat.life.is_serving() {
-                    seat.quiet_alarm();
-                    state.ready(worker);
+                growing(state, seat, worker)
+            };
+            match step {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(text) => {
+                    // What follows cannot be understood either.
+                    let rest = seat.link.inbox.pending().len();
+                    seat.link.inbox.consume(rest);
+                    state.condemn(worker, Why::Nonsense(text));
+                    return;
                 }
             }
-        };
-        if let Some((job, batch)) = current.take() {
-            hand_over(jobs, job, batch);
-        }
-        if let Some(text) = trouble {
-            // What follows cannot be understood either.
-            let rest = seat.link.inbox.pending().len();
-            seat.link.inbox.consume(rest);
-            state.condemn(worker, Why::Nonsense(text));
         }
     }
 
@@ -631,11 +587,61 @@ impl Core {
     }
 }
 
-fn hand_over(jobs: &mut SecondaryMap<JobId, Job>, job: JobId, batch: Batch) {
-    if let Some(job) = jobs.get_mut(job) {
-        job.resolved(&(batch.first..batch.first + batch.count));
-        job.sink.deliver(batch);
+/// One step of a worker that serves: a stretch of outcomes, or the end of a call. False when more bytes are needed.
+fn serving(
+    state: &mut State,
+    seat: &mut Seat,
+    jobs: &mut SecondaryMap<JobId, Job>,
+    worker: WorkerId,
+) -> Result<bool, Arc<str>> {
+    let (job, due) = state.due(worker).unzip();
+    let due = due.unwrap_or_default();
+    let pending = seat.link.inbox.pending();
+    let (mut at, mut count) = (0, 0);
+    let other = loop {
+        match split(&pending[at..], seat.link.inbox.limit()) {
+            Ok(Some((frame, whole))) => match Up::from_kind(frame.kind) {
+                Some(kind) if kind.is_outcome() => (at, count) = (at + whole, count + 1),
+                kind => break Some((kind, End::from_bytes(frame.payload), whole)),
+            },
+            Ok(None) => break None,
+            Err(error) => return Err(Link::nonsense(&error)),
+        }
+    };
+    if count > 0 {
+        state.answered(worker, count).map_err(|Nonsense(text)| text)?;
+        if let Some(job) = job.and_then(|job| jobs.get_mut(job)) {
+            let items = due.start..due.start + u64::from(count);
+            job.resolved(&items);
+            job.sink.deliver(Batch {
+                first: due.start,
+                count: u64::from(count),
+                bytes: pending[..at].to_vec(),
+            });
+        }
+        seat.link.inbox.consume(at);
     }
+    let Some((kind, end, whole)) = other else { return Ok(false) };
+    let (Some(Up::End), Some(end)) = (kind, end) else { return Err("it sent a frame out of place".into()) };
+    seat.link.inbox.consume(whole);
+    state.ended(worker, end).map_err(|Nonsense(text)| text)?;
+    seat.next_call();
+    Ok(true)
+}
+
+/// One step of a worker that does not serve yet.
+fn growing(state: &mut State, seat: &mut Seat, worker: WorkerId) -> Result<bool, Arc<str>> {
+    let (kind, payload) = match seat.link.inbox.next() {
+        Ok(Some(frame)) => (Up::from_kind(frame.kind), frame.payload.to_vec()),
+        Ok(None) => return Ok(false),
+        Err(error) => return Err(Link::nonsense(&error)),
+    };
+    grow_up(seat, kind.ok_or("it sent a frame of unknown kind")?, &payload).map_or(Ok(()), Err)?;
+    if seat.life.is_serving() {
+        seat.quiet_alarm();
+        state.ready(worker);
+    }
+    Ok(true)
 }
 
 /// Before a worker serves: its Hello, and the end of its initializer. Some trouble, if there is any.

@@ -382,26 +382,31 @@ impl State {
         }
     }
 
-    /// The worker answered an item: which one.
+    /// Which items a worker is to answer next: those of its oldest call that are left.
     #[inline]
-    pub(crate) fn answered(&mut self, worker: WorkerId) -> Result<(JobId, u64), Nonsense> {
+    pub(crate) fn due(&self, worker: WorkerId) -> Option<(JobId, Range<u64>)> {
+        let call = self.workers.get(worker)?.calls.front()?;
+        Some((call.job, call.first + u64::from(call.done)..call.first + u64::from(call.end)))
+    }
+
+    /// The worker answered the next so many items of its oldest call.
+    pub(crate) fn answered(&mut self, worker: WorkerId, count: u32) -> Result<(), Nonsense> {
         let entry = self.workers.get_mut(worker).ok_or(Nonsense("it is no worker of this pool"))?;
         let call = entry.calls.front_mut().ok_or(Nonsense("it answered what it was not asked"))?;
-        if call.done >= call.end {
+        if call.end - call.done < count {
             return Err(Nonsense("it answered more items than it was given"));
         }
-        let item = call.first + u64::from(call.done);
-        call.done += 1;
-        let load = entry.load - 1;
+        call.done += count;
+        let job = call.job;
+        let load = entry.load - u64::from(count);
         set_load(&mut self.laden, &mut entry.load, load);
         entry.productive = true;
         entry.dry = false;
-        let job = call.job;
         // Not through `resolve`: the job cannot finish before its call has ended.
         if let Some(job) = self.jobs.get_mut(job) {
-            job.unresolved -= 1;
+            job.unresolved -= u64::from(count);
         }
-        Ok((job, item))
+        Ok(())
     }
 
     /// The worker is done with its oldest call.

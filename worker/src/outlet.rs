@@ -4,115 +4,114 @@ use crate::ipc::Page;
 use crate::ipc::page::RING;
 use crate::sys::life;
 use crate::wire::CodecError;
+use crate::wire::codec;
 use crate::wire::frame::{self, MAX_HEADER};
 use crate::wire::message::Up;
+use serde::Serialize;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Bytes that wait for a batch are written when they are this many at the latest.
-const BATCH: usize = RING / 2;
+/// Finished bytes are written to the pipe when they are this many at the latest; what is larger goes around the ring.
+const BATCH: u64 = RING as u64 / 2;
 
 /// The worker's end of the outcome pipe.
 #[derive(Debug)]
 pub struct Outlet {
     pipe: File,
     page: Arc<Page>,
-    /// Finished and not yet written: the same bytes as the ring's, from `committed - pending.len()` on.
-    pending: Vec<u8>,
+    /// Where the outcome goes that does not fit into one piece of the ring.
+    spill: Vec<u8>,
+    /// How much of the stream is in the pipe; what lies between this and `committed` is in the ring.
+    written: u64,
     committed: u64,
-    /// Where the outcome that is being encoded began.
-    open: Option<usize>,
 }
 
 impl Outlet {
     /// An outlet at the start of its stream.
     #[must_use]
     pub fn new(pipe: OwnedFd, page: Arc<Page>) -> Self {
-        Self { pipe: pipe.into(), page, pending: Vec::with_capacity(RING), committed: 0, open: None }
+        Self { pipe: pipe.into(), page, spill: Vec::new(), written: 0, committed: 0 }
+    }
+
+    /// Sends a result. On an error nothing is sent.
+    ///
+    /// # Errors
+    /// The value cannot be encoded.
+    #[inline]
+    pub fn send_value<R: Serialize>(&mut self, value: &R) -> Result<(), CodecError> {
+        // A small type's header is one byte, any other's two: guessed before the length is known.
+        let head: usize = if size_of::<R>() < 16 { 1 } else { 2 };
+        let most: usize = if head == 1 { 15 } else { 2047 };
+        let room = (BATCH - (self.committed - self.written)) as usize;
+        let mut window = self.page.window(self.committed + head as u64, room.saturating_sub(head).min(most));
+        let before = window.left();
+        if codec::encode_within(value, &mut window)? {
+            let length = before - window.left();
+            let word = (length << 3 | Up::Value as usize) as u16;
+            if head == 1 {
+                self.page.put(self.committed, &[word as u8]);
+            } else {
+                self.page.put(self.committed, &[word as u8 | 0x80, (word >> 7) as u8]);
+            }
+            self.commit((head + length) as u64);
+            return Ok(());
+        }
+        self.send(Up::Value, |out| codec::encode_into(value, out))
     }
 
     /// Sends one frame whose payload `encode` appends. On its error nothing is sent.
     ///
     /// # Errors
     /// What `encode` says.
-    #[inline]
+    #[cold]
     pub fn send(
         &mut self,
         kind: Up,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
     ) -> Result<(), CodecError> {
-        let start = self.pending.len();
-        self.open = Some(start);
-        self.pending.push(0);
-        if let Err(error) = encode(&mut self.pending) {
-            self.abandon();
-            return Err(error);
+        self.spill.clear();
+        encode(&mut self.spill)?;
+        let mut head = [0; MAX_HEADER];
+        let head_len = frame::header(&mut head, kind as u8, self.spill.len());
+        let whole = (head_len + self.spill.len()) as u64;
+        if self.committed - self.written + whole > BATCH {
+            self.flush();
         }
-        let length = self.pending.len() - start - 1;
-        if length < 16 && self.pending.len() <= BATCH {
-            // The common case by far: a header of one byte, and room in the batch.
-            self.pending[start] = (length << 3) as u8 | kind as u8;
-            self.finish(start);
+        if whole > BATCH {
+            let payload = std::mem::take(&mut self.spill);
+            self.write_around(&head[..head_len], &payload);
+            self.written += whole;
         } else {
-            self.send_long(kind, start, length);
+            self.page.put(self.committed, &head[..head_len]);
+            self.page.put(self.committed + head_len as u64, &self.spill);
         }
-        self.open = None;
+        self.commit(whole);
         Ok(())
     }
 
-    #[cold]
-    fn send_long(&mut self, kind: Up, start: usize, length: usize) {
-        let mut head = [0; MAX_HEADER];
-        let head_len = frame::header(&mut head, kind as u8, length);
-        if head_len + length > BATCH {
-            let bytes = std::mem::take(&mut self.pending);
-            self.write_around(&bytes[..start], &head[..head_len]);
-            self.write_around(&bytes[start + 1..], &[]);
-            self.committed += (head_len + length) as u64;
-            self.page.commit(self.committed);
-            return;
-        }
-        if start + head_len + length > BATCH {
-            let tail = self.pending.split_off(start);
-            self.flush();
-            self.pending.extend_from_slice(&tail);
-        }
-        let start = self.pending.len() - length - 1;
-        self.pending.splice(start..=start, head[..head_len].iter().copied());
-        self.finish(start);
-    }
-
     #[inline]
-    fn finish(&mut self, start: usize) {
-        let bytes = &self.pending[start..];
-        self.page.put(self.committed, bytes);
-        self.committed += bytes.len() as u64;
+    fn commit(&mut self, more: u64) {
+        self.committed += more;
         self.page.commit(self.committed);
-    }
-
-    /// Forgets an outcome whose encoding was cut short by a panic.
-    pub fn abandon(&mut self) {
-        if let Some(start) = self.open.take() {
-            self.pending.truncate(start);
-        }
     }
 
     /// Is anything waiting to be written?
     #[must_use]
     #[inline]
-    pub fn is_pending(&self) -> bool {
-        !self.pending.is_empty()
+    pub const fn is_pending(&self) -> bool {
+        self.written < self.committed
     }
 
     /// Writes what waits. A parent that is gone needs no answer: the process ends here.
     pub fn flush(&mut self) {
-        if !self.pending.is_empty() {
-            let pending = std::mem::take(&mut self.pending);
-            self.write_around(&pending, &[]);
-            self.pending = pending;
-            self.pending.clear();
+        while self.written < self.committed {
+            match self.page.write_to(&self.pipe, self.written, self.committed) {
+                Ok(n) => self.written += n as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => life::exit_now(0),
+            }
         }
     }
 
@@ -135,12 +134,5 @@ impl Outlet {
     #[inline]
     pub fn page(&self) -> &Page {
         &self.page
-    }
-
-    /// The pipe itself, for tasks that misbehave on purpose.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn pipe(&self) -> &File {
-        &self.pipe
     }
 }

@@ -15,9 +15,6 @@ use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Finished outcomes do not wait longer than this for others, once the next item is about to start.
-const PATIENCE: u64 = 1_000_000;
-
 /// A worker that has been given its descriptors and not yet its first message.
 #[derive(Debug)]
 pub struct Server {
@@ -130,7 +127,6 @@ pub struct Chunk<'a> {
     outlet: &'a mut Outlet,
     answered: u32,
     step: Step,
-    flushed: u64,
     /// The place of the next item is unknown, so the rest is left to the parent.
     lost_place: bool,
     panicked: bool,
@@ -138,16 +134,7 @@ pub struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     fn new(head: CallHead, items: &'a [u8], outlet: &'a mut Outlet) -> Self {
-        Self {
-            head,
-            items,
-            outlet,
-            answered: 0,
-            step: Step::Idle,
-            flushed: life::now_coarse(),
-            lost_place: false,
-            panicked: false,
-        }
+        Self { head, items, outlet, answered: 0, step: Step::Idle, lost_place: false, panicked: false }
     }
 
     fn run_all(&mut self) {
@@ -179,13 +166,13 @@ impl<'a> Chunk<'a> {
     /// Takes the next item, if there is one that is still ours to start.
     #[inline]
     pub fn claim(&mut self) -> bool {
-        let now = if self.head.timed == 0 { life::now_coarse() } else { life::now() };
-        if self.outlet.is_pending() && (now - self.flushed > PATIENCE || self.outlet.page().is_hungry()) {
+        if self.outlet.page().is_hungry() && self.outlet.is_pending() {
             self.outlet.page().set_hungry(false);
             self.outlet.flush();
-            self.flushed = now;
         }
-        self.outlet.page().set_since(now);
+        if self.head.timed != 0 {
+            self.outlet.page().set_since(life::now());
+        }
         let taken = !self.lost_place && self.outlet.page().take_next(self.head.slot, self.head.tag).is_some();
         if taken {
             self.step = Step::Decoding;
@@ -212,7 +199,7 @@ impl<'a> Chunk<'a> {
     #[inline]
     pub fn answer<R: Serialize>(&mut self, output: &R) {
         self.step = Step::Answering;
-        if let Err(error) = self.outlet.send(Up::Value, |out| codec::encode_into(output, out)) {
+        if let Err(error) = self.outlet.send_value(output) {
             self.fault(Up::Unencodable, &error.to_string());
         }
         self.done();
@@ -241,7 +228,6 @@ impl<'a> Chunk<'a> {
     #[cold]
     fn panic(&mut self, record: &PanicRecord) {
         self.panicked = true;
-        self.outlet.abandon();
         match self.step {
             // Between two items only our own code runs; should it ever panic, no item is to blame.
             Step::Idle => {

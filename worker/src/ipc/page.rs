@@ -1,7 +1,7 @@
 //! The page that a parent shares with one worker: who runs what, and what is finished. `README.md` beside this file
 //! has the layout and the argument.
 
-use crate::sys::memory::{Mapping, memfd};
+use crate::sys::memory::{Mapping, Window, memfd};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -244,6 +244,23 @@ impl Page {
         if first < bytes.len() {
             self.map.write(AT_RING, &bytes[first..]);
         }
+    }
+
+    /// The ring from byte `at` of the outcome stream on, as far as it goes in one piece.
+    #[inline]
+    #[must_use]
+    pub fn window(&self, at: u64, len: usize) -> Window<'_> {
+        let start = (at % RING as u64) as usize;
+        self.map.window(AT_RING + start, len.min(RING - start))
+    }
+
+    /// Writes bytes `from..to` of the outcome stream to a pipe, or some of them: how many.
+    ///
+    /// # Errors
+    /// What write(2) says.
+    pub fn write_to(&self, pipe: impl AsFd, from: u64, to: u64) -> io::Result<usize> {
+        let start = (from % RING as u64) as usize;
+        self.map.write_to(pipe, AT_RING + start, ((to - from) as usize).min(RING - start))
     }
 
     /// Appends bytes `from..to` of the outcome stream to `out`; at most a ring's length of them exist.

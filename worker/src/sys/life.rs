@@ -83,25 +83,13 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Nanoseconds on the monotonic clock, exact.
+/// Nanoseconds on the monotonic clock.
 #[must_use]
 #[inline]
 pub fn now() -> u64 {
-    clock(libc::CLOCK_MONOTONIC)
-}
-
-/// Nanoseconds on the monotonic clock as of the last tick: at most a few milliseconds old, and nearly free.
-#[must_use]
-#[inline]
-pub fn now_coarse() -> u64 {
-    clock(libc::CLOCK_MONOTONIC_COARSE)
-}
-
-#[inline]
-fn clock(which: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec to the place given.
-    unsafe { libc::clock_gettime(which, &raw mut time) };
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 

@@ -6,8 +6,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::CStr;
 use std::io;
+use std::marker::PhantomData;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -58,6 +59,7 @@ impl Mapping {
         Ok(Self { start: start.cast(), len })
     }
 
+    #[inline]
     fn at(&self, at: usize, len: usize) -> NonNull<u8> {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "inside the mapping");
         // SAFETY: just checked to lie inside the mapping, which lives as long as `self`.
@@ -90,6 +92,24 @@ impl Mapping {
         unsafe { to.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
     }
 
+    /// A place of `len` bytes at byte `at`, to be filled from its start.
+    #[inline]
+    #[must_use]
+    pub fn window(&self, at: usize, len: usize) -> Window<'_> {
+        Window { next: self.at(at, len), left: len, mapping: PhantomData }
+    }
+
+    /// Writes up to `len` bytes from byte `at` to `fd`, straight from the mapping.
+    ///
+    /// # Errors
+    /// What write(2) says.
+    pub fn write_to(&self, fd: impl AsFd, at: usize, len: usize) -> io::Result<usize> {
+        let from = self.at(at, len);
+        // SAFETY: the kernel reads `len` bytes inside the mapping, and writes none.
+        let n = unsafe { libc::write(fd.as_fd().as_raw_fd(), from.as_ptr().cast(), len) };
+        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
     /// Appends `len` bytes from byte `at` to `out`.
     pub fn read(&self, at: usize, len: usize, out: &mut Vec<u8>) {
         let from = self.at(at, len);
@@ -99,6 +119,37 @@ impl Mapping {
         unsafe { spare.copy_from_nonoverlapping(from.as_ptr(), len) };
         // SAFETY: these `len` bytes were just written.
         unsafe { out.set_len(out.len() + len) };
+    }
+}
+
+/// Part of a [`Mapping`] that is being filled.
+#[derive(Debug)]
+pub struct Window<'a> {
+    next: NonNull<u8>,
+    left: usize,
+    mapping: PhantomData<&'a Mapping>,
+}
+
+impl Window<'_> {
+    /// Adds `bytes`; false, and nothing is added, if they do not fit.
+    #[inline]
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.left {
+            return false;
+        }
+        // SAFETY: `left` bytes from `next` on lie inside the mapping, which no Rust reference to plain bytes covers.
+        unsafe { self.next.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // SAFETY: still inside the mapping, or one past its end.
+        self.next = unsafe { self.next.add(bytes.len()) };
+        self.left -= bytes.len();
+        true
+    }
+
+    /// How many bytes still fit.
+    #[inline]
+    #[must_use]
+    pub const fn left(&self) -> usize {
+        self.left
     }
 }
 

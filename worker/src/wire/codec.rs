@@ -3,6 +3,7 @@
 //! bincode is what the project was asked to use. It is unmaintained (RUSTSEC-2025-0141), hence pinned. Integers are
 //! fixed-width little-endian: on a pipe between two processes of one machine, copying beats counting bits.
 
+use crate::sys::memory::Window;
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian, NoLimit};
 use bincode::de::read::Reader;
 use bincode::enc::write::Writer;
@@ -38,6 +39,15 @@ impl Writer for Out<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
         self.0.extend_from_slice(bytes);
         Ok(())
+    }
+}
+
+struct Fixed<'a, 'b>(&'a mut Window<'b>);
+
+impl Writer for Fixed<'_, '_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        if self.0.push(bytes) { Ok(()) } else { Err(EncodeError::UnexpectedEnd) }
     }
 }
 
@@ -85,13 +95,31 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Resul
     let before = out.len();
     bincode::serde::encode_into_writer(value, Out(out), config::<NoLimit>()).map_err(|error| {
         out.truncate(before);
-        CodecError(match error {
-            EncodeError::OtherString(text) => text,
-            EncodeError::Serde(_) => {
-                "a sequence of unknown length cannot be encoded; collect it into a Vec first".into()
-            }
-            other => other.to_string(),
-        })
+        refusal(error)
+    })
+}
+
+/// Puts `value` into shared memory; false if it does not fit, and then part of it may have been written.
+///
+/// # Errors
+/// As [`encode_into`].
+#[inline]
+pub fn encode_within<T: Serialize + ?Sized>(value: &T, window: &mut Window<'_>) -> Result<bool, CodecError> {
+    match bincode::serde::encode_into_writer(value, Fixed(window), config::<NoLimit>()) {
+        Ok(()) => Ok(true),
+        Err(EncodeError::UnexpectedEnd) => Ok(false),
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+#[cold]
+fn refusal(error: EncodeError) -> CodecError {
+    CodecError(match error {
+        EncodeError::OtherString(text) => text,
+        EncodeError::Serde(_) => {
+            "a sequence of unknown length cannot be encoded; collect it into a Vec first".into()
+        }
+        other => other.to_string(),
     })
 }
 
