@@ -14,4 +14,6 @@ pub use error::{Codec, Half, Lost, Panic, SpawnError, TaskError, TimedOut};
 pub use pool::{AsyncResult, Pool, PoolBuilder, ThreadPool};
 pub use process::{Child, ChildInfo, Exit, Process, Run, Stdio, active_children};
 pub use procession_worker::current::{Current, Parent, current_process};
-pub use procession_worker::{Task, init};
+#[doc(hidden)]
+pub use procession_worker::drill;
+pub use procession_worker::{Bytes, Task, init};

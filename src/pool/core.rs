@@ -239,14 +239,24 @@ impl Core {
     }
 
     fn lead(&self, worker: WorkerId, ends: &Arc<Ends>, job: JobId, sink: &Sink) {
+        // A large call is also written by its caller, as its worker takes it.
+        let mut behind = self.heart().seats.get(worker).is_some_and(|seat| seat.link.is_behind());
         loop {
-            let [died, spoke] =
-                wait::ready([(ends.process.as_fd(), false), (ends.outcomes.as_fd(), false)], None);
+            let (process, outcomes) = ((ends.process.as_fd(), false), (ends.outcomes.as_fd(), false));
+            let [died, spoke, takes] = if behind {
+                wait::ready([process, outcomes, (ends.calls.as_fd(), true)], None)
+            } else {
+                let [died, spoke] = wait::ready([process, outcomes], None);
+                [died, spoke, false]
+            };
             let mut heart = self.heart();
             if died {
                 self.bury(&mut heart, worker);
             } else if spoke {
                 self.listen(&mut heart, worker);
+            }
+            if takes && let Some(seat) = heart.seats.get_mut(worker) {
+                behind = !seat.link.flush();
             }
             self.act(&mut heart);
             let done = sink.tally().is_done();

@@ -184,7 +184,7 @@ impl Seat {
         let done = self.link.flush();
         if done {
             self.remove(CALLS);
-        } else if self.watches[CALLS as usize].is_none() {
+        } else if self.watches[CALLS as usize].is_none() && !self.led {
             let _ = self.add(CALLS, Interest::Write);
         }
     }
@@ -221,6 +221,7 @@ impl Seat {
     /// The reactor reads again, as soon as there is something to wait for.
     pub(super) fn end_lead(&mut self, busy: bool) {
         self.led = false;
+        self.flush();
         if busy {
             self.arm();
         }

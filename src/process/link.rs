@@ -17,6 +17,9 @@ use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+/// A payload over this size is worth a larger pipe, so that fewer changes of process carry it.
+const LARGE: usize = 256 * 1024;
+
 /// Payloads over this size are written from where they lie rather than copied together.
 const COPIED: usize = 16 * 1024;
 
@@ -115,11 +118,19 @@ impl Link {
         }
         let Some(Outgoing::Copied(own)) = self.outgoing.back_mut() else { return };
         own.extend_from_slice(head);
+        if range.len() > LARGE {
+            fd::enlarge_pipe(&self.ends.calls);
+        }
         if range.len() > COPIED {
             self.outgoing.push_back(Outgoing::Lent(Arc::clone(payload), range));
         } else {
             own.extend_from_slice(&(**payload).as_ref()[range]);
         }
+    }
+
+    /// Is there anything left to write?
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.outgoing.is_empty()
     }
 
     /// Writes what the pipe takes. True when nothing is left to write.

@@ -10,6 +10,7 @@
 //! ```
 #![cfg(target_os = "linux")]
 
+mod bytes;
 pub mod current;
 #[doc(hidden)]
 pub mod drill;
@@ -22,5 +23,6 @@ pub mod sys;
 pub mod task;
 pub mod wire;
 
+pub use bytes::Bytes;
 pub use entry::init;
 pub use task::Task;

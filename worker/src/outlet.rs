@@ -2,7 +2,7 @@
 
 use crate::ipc::Page;
 use crate::ipc::page::RING;
-use crate::sys::life;
+use crate::sys::{fd, life};
 use crate::wire::CodecError;
 use crate::wire::codec;
 use crate::wire::frame::{self, MAX_HEADER};
@@ -81,6 +81,9 @@ impl Outlet {
         }
         if whole > BATCH {
             let payload = std::mem::take(&mut self.spill);
+            if payload.len() > 4 * RING {
+                fd::enlarge_pipe(&self.pipe);
+            }
             self.write_around(&head[..head_len], &payload);
             self.written += whole;
         } else {

@@ -1,6 +1,7 @@
 //! File descriptors: the few calls that std has no safe word for.
 #![allow(unsafe_code, reason = "the cellar")]
 
+use super::memory::use_large_pages;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -11,7 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// What read(2) says; EINTR is tried again.
 pub fn read(fd: impl AsFd, out: &mut Vec<u8>, max: usize) -> io::Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
-    out.reserve(max);
+    if out.capacity() - out.len() < max {
+        out.reserve(max);
+        use_large_pages(out);
+    }
     loop {
         let spare = out.spare_capacity_mut();
         // SAFETY: the buffer is `spare`, ours and of that length; the kernel only writes to it.
@@ -41,6 +45,15 @@ pub fn unread(fd: impl AsFd) -> io::Result<usize> {
     // SAFETY: FIONREAD writes one int to the place given, which is ours.
     let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut count) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(count).unwrap_or(0)) }
+}
+
+/// Lets a pipe hold a megabyte, if the system allows it; for payloads of many times that.
+pub fn enlarge_pipe(fd: impl AsFd) {
+    const MEGABYTE: libc::c_int = 1 << 20;
+    let fd = fd.as_fd();
+    if fcntl(fd, FcntlArg::F_GETPIPE_SZ).is_ok_and(|size| size < MEGABYTE) {
+        let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(MEGABYTE));
+    }
 }
 
 /// Takes ownership of a descriptor that the parent passed by number, and marks it close-on-exec.

@@ -3,7 +3,7 @@
 //! bincode is what the project was asked to use. It is unmaintained (RUSTSEC-2025-0141), hence pinned. Integers are
 //! fixed-width little-endian: on a pipe between two processes of one machine, copying beats counting bits.
 
-use crate::sys::memory::Window;
+use crate::sys::memory::{Window, use_large_pages};
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian, NoLimit};
 use bincode::de::read::Reader;
 use bincode::enc::write::Writer;
@@ -37,6 +37,10 @@ struct Out<'a>(&'a mut Vec<u8>);
 impl Writer for Out<'_> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        if bytes.len() > 4 << 20 {
+            self.0.reserve(bytes.len());
+            use_large_pages(self.0);
+        }
         self.0.extend_from_slice(bytes);
         Ok(())
     }
