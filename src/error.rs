@@ -345,7 +345,7 @@ impl fmt::Display for SpawnError {
             Self::System { stage, errno } => {
                 write!(f, "{stage}: {}", io::Error::from_raw_os_error(*errno))?;
                 f.write_str(match *errno {
-                    EMFILE => "; each worker needs four descriptors here: raise the limit (ulimit -n) or use fewer workers",
+                    EMFILE => "; each worker needs five descriptors here: raise the limit (ulimit -n) or use fewer workers",
                     ENFILE => "; the whole system is out of descriptors (fs.file-max)",
                     EAGAIN => "; the limit of processes is reached (ulimit -u, or the cgroup's pids.max): raise it or use fewer workers",
                     ENOMEM => "; free memory, or use fewer workers",

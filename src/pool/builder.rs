@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -173,7 +174,7 @@ impl PoolBuilder {
         let template = Template {
             name: self.name.unwrap_or_else(|| format!("Pool-{number}")),
             settings: self.settings,
-            initializer: self.initializer.transpose()?,
+            initializer: self.initializer.transpose()?.map(|(token, args)| (token, Arc::new(args) as _)),
             task_timeout: self.task_timeout,
             birth_limit: self.birth_limit,
         };

@@ -16,8 +16,8 @@ use procession_worker::ipc::page::Stage;
 use procession_worker::sys::{image, life};
 use procession_worker::task::Token;
 use procession_worker::wire::codec;
-use procession_worker::wire::frame::{push_header, split};
-use procession_worker::wire::message::{CallHead, Down, End, Hello, Up};
+use procession_worker::wire::frame::split;
+use procession_worker::wire::message::{CallHead, End, Hello, Up};
 use slotmap::SecondaryMap;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -29,11 +29,10 @@ use std::time::{Duration, Instant};
 const SPAWN_AGAIN: Duration = Duration::from_millis(100);
 
 /// What every worker of a pool is started with.
-#[derive(Debug)]
 pub(crate) struct Template {
     pub(crate) name: String,
     pub(crate) settings: Settings,
-    pub(crate) initializer: Option<(Token, Vec<u8>)>,
+    pub(crate) initializer: Option<(Token, Arc<dyn Bytes>)>,
     pub(crate) task_timeout: Option<Duration>,
     pub(crate) birth_limit: Duration,
 }
@@ -344,7 +343,7 @@ impl Core {
         let (Some(seat), Some(job)) = (heart.seats.get_mut(worker), heart.jobs.get(job)) else { return };
         let Some((bytes, range)) = job.lend(items) else { return };
         let count = u32::try_from(items.end - items.start).unwrap_or(0);
-        let timed = u8::from(self.template.task_timeout.is_some());
+        let flags = if self.template.task_timeout.is_some() { CallHead::TIMED } else { 0 };
         seat.link.page.offer(slot, tag, count);
         seat.call(
             CallHead {
@@ -353,7 +352,7 @@ impl Core {
                 count,
                 tag,
                 slot,
-                timed,
+                flags,
             },
             &bytes,
             range,
@@ -418,7 +417,7 @@ impl Core {
     }
 
     fn seat(&self, heart: &mut Heart, worker: WorkerId, mut link: Link) -> Result<(), SpawnError> {
-        let initializing = self.template.initializer.as_ref().map(|(token, args)| {
+        if let Some((token, args)) = &self.template.initializer {
             // Before the worker is ready no other call is outstanding, so slot and tag are free.
             link.page.offer(0, 0, 1);
             let head = CallHead {
@@ -427,18 +426,13 @@ impl Core {
                 count: 1,
                 tag: 0,
                 slot: 0,
-                timed: 0,
+                flags: 0,
             };
-            let mut bytes = Vec::new();
-            push_header(&mut bytes, Down::Call as u8, CallHead::SIZE + args.len());
-            bytes.extend_from_slice(&head.to_bytes());
-            let args: Arc<dyn Bytes> = Arc::new(args.clone());
-            let len = (*args).as_ref().len();
-            link.enqueue(&bytes, &args, 0..len);
-        });
+            link.call(head, args, 0..(**args).as_ref().len());
+        }
         let ear = Arc::new(Ear { core: Weak::clone(&self.me), worker });
         let (pid, name, ends) = (link.pid(), Arc::clone(&link.name), Arc::clone(&link.ends));
-        let mut seat = Seat::new(link, ear, initializing.is_some());
+        let mut seat = Seat::new(link, ear, self.template.initializer.is_some());
         if let Err(error) = seat.watch(self.template.birth_limit) {
             ends.process.kill_group();
             while seat.link.reap().is_none() {
@@ -635,6 +629,7 @@ fn serving(
     let (Some(Up::End), Some(end)) = (kind, end) else { return Err("it sent a frame out of place".into()) };
     seat.link.inbox.consume(whole);
     state.ended(worker, end).map_err(|Nonsense(text)| text)?;
+    seat.link.ended(end.tag);
     seat.next_call();
     Ok(true)
 }

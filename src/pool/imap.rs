@@ -26,6 +26,8 @@ pub(crate) struct Imap<I, R> {
     in_order: bool,
     /// How many items have been yielded.
     yielded: u64,
+    /// How many outcomes have been taken from the sink.
+    taken: u64,
     /// What has arrived and is not yielded, by its first item.
     arrived: BTreeMap<u64, Arrived>,
     /// The batch being read, and how far: byte and item.
@@ -65,6 +67,7 @@ where
             input: Input::default(),
             in_order,
             yielded: 0,
+            taken: 0,
             arrived: BTreeMap::new(),
             current: None,
             broken,
@@ -121,7 +124,8 @@ where
                 self.core.hurry(job);
             }
         }
-        let mut tally = self.sink.wait_news();
+        let mut tally = self.sink.wait_beyond(self.taken);
+        self.taken = tally.resolved();
         let (batches, errors) = (std::mem::take(&mut tally.batches), std::mem::take(&mut tally.errors));
         drop(tally);
         for batch in batches {

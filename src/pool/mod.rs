@@ -23,10 +23,13 @@ use job::{HELD, Input};
 use procession_worker::task::{Task, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sink::{Sink, read_all, read_one};
+use sink::{Gathering, Sink, read_all, read_one};
 use state::JobId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// A map's caller is woken when so many results have come together.
+const DECODED_TOGETHER: u64 = 50_000;
 
 /// How long `Drop` waits for killed workers; only a process stuck in the kernel takes longer.
 const BURIAL: Duration = Duration::from_secs(5);
@@ -242,11 +245,12 @@ impl Pool {
     {
         let sink = Sink::new(None);
         let job = self.core.open(token, &sink)?;
+        let mut results = Gathering::new();
         let fed = self.feed(job, items, |held| {
             // The workers are behind; memory is not the place to wait in.
             if held >= HELD {
                 let resolved = sink.tally().resolved();
-                sink.wait_beyond(resolved);
+                results.take(sink.wait_beyond(resolved));
             }
         });
         match fed {
@@ -256,7 +260,16 @@ impl Pool {
                 return Err(error);
             }
         }
-        read_all(&mut sink.wait_done(None))
+        loop {
+            // Decoded in portions while the workers go on.
+            let resolved = sink.tally().resolved();
+            let tally = sink.wait_beyond(resolved + DECODED_TOGETHER);
+            let done = tally.is_done();
+            results.take(tally);
+            if done {
+                return results.finish();
+            }
+        }
     }
 
     fn collect_async<T, R>(

@@ -5,8 +5,7 @@ use super::state::WorkerId;
 use crate::error::{SpawnError, TaskError};
 use crate::process::link::{Bytes, Link};
 use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
-use procession_worker::wire::frame::push_header;
-use procession_worker::wire::message::{CallHead, Down};
+use procession_worker::wire::message::CallHead;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -161,10 +160,7 @@ impl Seat {
 
     /// Lines up a call.
     pub(super) fn call(&mut self, head: CallHead, items: &Arc<dyn Bytes>, range: Range<usize>) {
-        let mut bytes = Vec::with_capacity(64);
-        push_header(&mut bytes, Down::Call as u8, CallHead::SIZE + range.len());
-        bytes.extend_from_slice(&head.to_bytes());
-        self.link.enqueue(&bytes, items, range);
+        self.link.call(head, items, range);
         if !self.led {
             self.arm();
         }
@@ -172,10 +168,7 @@ impl Seat {
 
     /// Tells the worker to go when it is done, and sees to it that it does.
     pub(super) fn retire(&mut self) {
-        let mut bytes = Vec::new();
-        push_header(&mut bytes, Down::Retire as u8, 0);
-        let nothing: Arc<dyn Bytes> = Arc::new([]);
-        self.link.enqueue(&bytes, &nothing, 0..0);
+        self.link.retire();
         self.set_alarm(FAREWELL_LIMIT, FAREWELL);
     }
 

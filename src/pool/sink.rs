@@ -32,7 +32,9 @@ pub(crate) struct Tally {
     cancelled: bool,
     /// A thread has begun, and a thread cannot be stopped.
     started: bool,
-    waiting: bool,
+    waiters: usize,
+    /// The least that any of them wants to be resolved before it is woken.
+    wanted: u64,
     waker: Option<Waker>,
     then: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -48,10 +50,6 @@ impl Tally {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled
-    }
-
-    fn has_news(&self) -> bool {
-        !self.batches.is_empty() || !self.errors.is_empty() || self.is_done()
     }
 }
 
@@ -134,7 +132,8 @@ impl Sink {
         let before = tally.is_done();
         change(&mut tally);
         let done = tally.is_done() && !before;
-        let notify = tally.waiting;
+        let notify =
+            tally.wanted.is_some_and(|wanted| done || tally.resolved >= wanted || tally.total.is_none());
         let waker = if done { tally.waker.take() } else { None };
         let then = if done { tally.then.take() } else { None };
         drop(tally);
@@ -149,39 +148,36 @@ impl Sink {
         }
     }
 
-    fn wait_until<'a>(
-        &self,
-        mut tally: MutexGuard<'a, Tally>,
-        deadline: Option<Instant>,
-        ready: impl Fn(&Tally) -> bool,
-    ) -> MutexGuard<'a, Tally> {
-        while !ready(&tally) {
-            tally.waiting = true;
+    /// Waits until everything has arrived, `wanted` items have, or the deadline.
+    fn wait(&self, wanted: u64, deadline: Option<Instant>) -> MutexGuard<'_, Tally> {
+        let mut tally = self.tally();
+        while !tally.is_done() && tally.resolved < wanted {
+            tally.wanted = if tally.waiters == 0 { wanted } else { tally.wanted.min(wanted) };
+            tally.waiters += 1;
             match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
                 None => tally = self.changed.wait(tally).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => break,
+                Some(Duration::ZERO) => {
+                    tally.waiters -= 1;
+                    break;
+                }
                 Some(left) => {
                     (tally, _) =
                         self.changed.wait_timeout(tally, left).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
+        tally.wanted = None;
         tally
     }
 
     /// Waits until everything has arrived, or the deadline.
     pub(crate) fn wait_done(&self, deadline: Option<Instant>) -> MutexGuard<'_, Tally> {
-        self.wait_until(self.tally(), deadline, Tally::is_done)
+        self.wait(u64::MAX, deadline)
     }
 
-    /// Waits until something has arrived.
-    pub(crate) fn wait_news(&self) -> MutexGuard<'_, Tally> {
-        self.wait_until(self.tally(), None, Tally::has_news)
-    }
-
-    /// Waits until more than `resolved` items are resolved.
-    pub(crate) fn wait_beyond(&self, resolved: u64) {
-        drop(self.wait_until(self.tally(), None, |tally| tally.resolved > resolved || tally.is_done()));
+    /// Waits until more than `resolved` items are resolved, or all.
+    pub(crate) fn wait_beyond(&self, resolved: u64) -> MutexGuard<'_, Tally> {
+        self.wait(resolved + 1, None)
     }
 
     /// Has everything arrived? If not, `waker` will be told.
@@ -254,38 +250,75 @@ pub(crate) fn read_one<R: DeserializeOwned>(tally: &mut Tally) -> Result<R, Task
     }
 }
 
-/// The outcomes of a map, in the order of its input; or the error of the first item that has one.
+/// The results of a map, put together as they arrive.
+#[derive(Debug)]
+pub(crate) struct Gathering<R> {
+    stretches: Vec<(u64, Vec<R>)>,
+    first_error: Option<(u64, TaskError)>,
+}
+
+impl<R: DeserializeOwned> Gathering<R> {
+    pub(crate) const fn new() -> Self {
+        Self { stretches: Vec::new(), first_error: None }
+    }
+
+    fn blame(&mut self, item: u64, error: TaskError) {
+        if self.first_error.as_ref().is_none_or(|(first, _)| item < *first) {
+            self.first_error = Some((item, error));
+        }
+    }
+
+    /// Takes what has arrived out of the tally, and the lock with it, and decodes it.
+    pub(crate) fn take(&mut self, mut tally: MutexGuard<'_, Tally>) {
+        let (batches, errors) = (std::mem::take(&mut tally.batches), std::mem::take(&mut tally.errors));
+        drop(tally);
+        self.absorb(batches, errors);
+    }
+
+    fn absorb(&mut self, batches: Vec<Batch>, errors: Vec<(Range<u64>, TaskError)>) {
+        for (items, error) in errors {
+            self.blame(items.start, error);
+        }
+        for batch in &batches {
+            let mut results = Vec::with_capacity(usize::try_from(batch.count).unwrap_or(0));
+            let mut at = 0;
+            while let Some((frame, next)) = batch.frame(at) {
+                at = next;
+                match outcome(frame) {
+                    Ok(value) => results.push(value),
+                    Err(error) => {
+                        self.blame(batch.first + results.len() as u64, error);
+                        break;
+                    }
+                }
+            }
+            self.stretches.push((batch.first, results));
+        }
+    }
+
+    /// All results in the order of the input, or the error of the first item that has one.
+    pub(crate) fn finish(mut self) -> Result<Vec<R>, TaskError> {
+        if let Some((item, error)) = self.first_error {
+            return Err(error.at(item));
+        }
+        self.stretches.sort_unstable_by_key(|&(first, _)| first);
+        let total = self.stretches.iter().map(|(_, results)| results.len()).sum();
+        let mut all = Vec::with_capacity(total);
+        for (_, results) in self.stretches {
+            all.extend(results);
+        }
+        Ok(all)
+    }
+}
+
+/// The outcomes of a map that has waited for all of them.
 pub(crate) fn read_all<R: DeserializeOwned>(tally: &mut Tally) -> Result<Vec<R>, TaskError> {
     if tally.is_cancelled() {
         return Err(TaskError::Cancelled);
     }
-    let mut batches = std::mem::take(&mut tally.batches);
-    batches.sort_unstable_by_key(|batch| batch.first);
-    let mut first_error = std::mem::take(&mut tally.errors)
-        .into_iter()
-        .min_by_key(|(items, _)| items.start)
-        .map(|(items, error)| (items.start, error));
-    let mut results = Vec::with_capacity(usize::try_from(tally.resolved()).unwrap_or(0));
-    'all: for batch in &batches {
-        let mut at = 0;
-        for item in batch.first..batch.first + batch.count {
-            let Some((frame, next)) = batch.frame(at) else { break };
-            at = next;
-            match outcome(frame) {
-                Ok(value) => results.push(value),
-                Err(error) => {
-                    if first_error.as_ref().is_none_or(|(first, _)| item < *first) {
-                        first_error = Some((item, error));
-                    }
-                    break 'all;
-                }
-            }
-        }
-    }
-    match first_error {
-        Some((item, error)) => Err(error.at(item)),
-        None => Ok(results),
-    }
+    let mut gathering = Gathering::new();
+    gathering.absorb(std::mem::take(&mut tally.batches), std::mem::take(&mut tally.errors));
+    gathering.finish()
 }
 
 /// A thread pool's result.

@@ -11,8 +11,7 @@ use procession_worker::ipc::page::Stage;
 use procession_worker::sys::image;
 use procession_worker::task::Token;
 use procession_worker::wire::codec;
-use procession_worker::wire::frame::push_header;
-use procession_worker::wire::message::{CallHead, Down, Hello, PanicRecord, Refusal, Up};
+use procession_worker::wire::message::{CallHead, Hello, PanicRecord, Refusal, Up};
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
@@ -104,15 +103,12 @@ fn spawn(
         count: 1,
         tag: 1,
         slot: 0,
-        timed: 0,
+        flags: 0,
     };
     link.page.offer(head.slot, head.tag, head.count);
-    let mut bytes = Vec::new();
-    push_header(&mut bytes, Down::Call as u8, CallHead::SIZE + call.args.len());
-    bytes.extend_from_slice(&head.to_bytes());
     let len = call.args.len();
     let args: Arc<dyn Bytes> = Arc::new(call.args);
-    link.enqueue(&bytes, &args, 0..len);
+    link.call(head, &args, 0..len);
     let all_sent = link.flush();
     let pid = link.pid();
     roster::enter(pid, name);

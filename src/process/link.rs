@@ -5,20 +5,18 @@ use super::Exit;
 use crate::sys::SIGABRT;
 use crate::sys::pidfd::PidFd;
 use procession_worker::ipc::Page;
-use procession_worker::ipc::page::RING;
+use procession_worker::ipc::page::{LOAN, RING};
 use procession_worker::sys::fd;
 use procession_worker::wire::codec;
-use procession_worker::wire::frame::{FrameError, Inbox};
-use procession_worker::wire::message::PanicRecord;
+use procession_worker::wire::frame::{FrameError, Inbox, push_header};
+use procession_worker::wire::message::{CallHead, Down, Loan, PanicRecord};
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-
-/// A payload over this size is worth a larger pipe, so that fewer changes of process carry it.
-const LARGE: usize = 256 * 1024;
 
 /// Payloads over this size are written from where they lie rather than copied together.
 const COPIED: usize = 16 * 1024;
@@ -29,7 +27,7 @@ impl<T: AsRef<[u8]> + Send + Sync> Bytes for T {}
 
 enum Outgoing {
     Copied(Vec<u8>),
-    Lent(Arc<dyn Bytes>, std::ops::Range<usize>),
+    Lent(Arc<dyn Bytes>, Range<usize>),
 }
 
 impl Outgoing {
@@ -68,6 +66,8 @@ pub(crate) struct Link {
     /// does about that signal. Its death is told by the pidfd.
     _calls_read: OwnedFd,
     outgoing: VecDeque<Outgoing>,
+    /// What calls that have not ended were lent, by tag.
+    loans: Vec<(u16, Range<u64>)>,
     /// An emptied buffer, so that a small call costs no allocation.
     spare: Vec<u8>,
     /// How much of the first of them is written.
@@ -100,6 +100,7 @@ impl Link {
             inbox: Inbox::default(),
             _calls_read: calls_read,
             outgoing: VecDeque::from([Outgoing::Copied(greeting)]),
+            loans: Vec::new(),
             spare: Vec::new(),
             written: 0,
             received: 0,
@@ -111,20 +112,56 @@ impl Link {
         self.ends.process.pid()
     }
 
-    /// Lines up a frame: its header and fixed part, and a payload that may be lent.
-    pub(crate) fn enqueue(&mut self, head: &[u8], payload: &Arc<dyn Bytes>, range: std::ops::Range<usize>) {
+    /// Lines up a call whose items are `range` of `items`.
+    pub(crate) fn call(&mut self, mut head: CallHead, items: &Arc<dyn Bytes>, range: Range<usize>) {
+        if range.len() >= LOAN
+            && let Some(loan) = self.lend(head.tag, &(**items).as_ref()[range.clone()])
+        {
+            head.flags |= CallHead::LENT;
+            let frame = self.frame(Down::Call, CallHead::SIZE + Loan::SIZE);
+            frame.extend_from_slice(&head.to_bytes());
+            frame.extend_from_slice(&loan.to_bytes());
+            return;
+        }
+        let frame = self.frame(Down::Call, CallHead::SIZE + range.len());
+        frame.extend_from_slice(&head.to_bytes());
+        if range.len() > COPIED {
+            self.outgoing.push_back(Outgoing::Lent(Arc::clone(items), range));
+        } else {
+            frame.extend_from_slice(&(**items).as_ref()[range]);
+        }
+    }
+
+    /// Lines up the order to end.
+    pub(crate) fn retire(&mut self) {
+        self.frame(Down::Retire, 0);
+    }
+
+    /// Where to put the payload of a frame whose header has been put there.
+    fn frame(&mut self, kind: Down, length: usize) -> &mut Vec<u8> {
         if !matches!(self.outgoing.back(), Some(Outgoing::Copied(bytes)) if bytes.len() < 4 * COPIED) {
             self.outgoing.push_back(Outgoing::Copied(std::mem::take(&mut self.spare)));
         }
-        let Some(Outgoing::Copied(own)) = self.outgoing.back_mut() else { return };
-        own.extend_from_slice(head);
-        if range.len() > LARGE {
-            fd::enlarge_pipe(&self.ends.calls);
-        }
-        if range.len() > COPIED {
-            self.outgoing.push_back(Outgoing::Lent(Arc::clone(payload), range));
-        } else {
-            own.extend_from_slice(&(**payload).as_ref()[range]);
+        let Some(Outgoing::Copied(bytes)) = self.outgoing.back_mut() else {
+            unreachable!("one was put there just now")
+        };
+        push_header(bytes, kind as u8, length);
+        bytes
+    }
+
+    /// Puts large arguments into the page's file. `None` if there is no room for them there: the pipe has always room.
+    fn lend(&mut self, tag: u16, bytes: &[u8]) -> Option<Loan> {
+        let behind = self.loans.last().map_or(0, |(_, loan)| loan.end);
+        let loan = self.page.lend(behind, bytes).ok()?;
+        self.loans.push((tag, loan.clone()));
+        Some(Loan { at: loan.start, len: loan.end - loan.start })
+    }
+
+    /// A call has ended: what it was lent is not needed any more.
+    pub(crate) fn ended(&mut self, tag: u16) {
+        if let Some(at) = self.loans.iter().position(|(lent, _)| *lent == tag) {
+            let (_, loan) = self.loans.remove(at);
+            self.page.take_loan_back(loan);
         }
     }
 

@@ -173,15 +173,14 @@ pub(crate) fn start(
         fd::set_nonblocking(end).map_err(SpawnError::system("making the worker's pipes"))?;
     }
     let nonce = RandomState::new().build_hasher().finish();
-    let (page, page_fd) = Page::create(nonce).map_err(SpawnError::system("making the worker's page"))?;
-    let page_fd = above_stdio(page_fd).map_err(SpawnError::system("making the worker's page"))?;
+    let page = Page::create(nonce).map_err(SpawnError::system("making the worker's page"))?;
     let lifeline = lifeline()
         .and_then(|(read, _write)| reopen_read_end(read))
         .map_err(SpawnError::system("making the worker's lifeline"))?;
     let spec = Spec {
         calls: calls_read.as_raw_fd(),
         outcomes: outcomes_write.as_raw_fd(),
-        page: page_fd.as_raw_fd(),
+        page: page.file().as_raw_fd(),
         lifeline: lifeline.as_raw_fd(),
         nonce,
         in_init: starts_in_init(),
@@ -203,7 +202,7 @@ pub(crate) fn start(
         &arguments(&spec),
         &settings.environment()?,
         &streams,
-        &[&calls_read, &outcomes_write, &page_fd, &lifeline],
+        &[&calls_read, &outcomes_write, page.file(), &lifeline],
     )
     .map_err(SpawnError::system("starting the process"))?;
     let link = Link::new(pid, Arc::clone(name), calls_read, calls_write, outcomes_read, page, greeting)

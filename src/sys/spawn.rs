@@ -50,7 +50,7 @@ pub(crate) fn spawn_self(
     arguments: &[CString],
     environment: &[CString],
     streams: &[Stream; 3],
-    pass: &[&OwnedFd],
+    pass: &[&dyn AsRawFd],
 ) -> io::Result<u32> {
     let mut actions = PosixSpawnFileActions::init()?;
     for (number, stream) in (0..).zip(streams) {

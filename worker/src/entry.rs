@@ -73,7 +73,7 @@ impl Belongings {
     fn claim(spec: &Spec) -> Option<Self> {
         // The page first: it shows that the other numbers were meant for us.
         let page = fd::claim(spec.page).ok()?;
-        let page = Arc::new(Page::open(&page, spec.nonce).ok()?);
+        let page = Arc::new(Page::open(page, spec.nonce).ok()?);
         page.set_stage(Stage::Entered);
         Some(Self {
             calls: fd::claim(spec.calls).ok()?,
@@ -157,7 +157,12 @@ fn live(belongings: Belongings) -> ! {
     let Belongings { calls, outcomes, lifeline, page } = belongings;
     page.set_stage(Stage::Preparing);
     life::reset_signals();
-    fd::close_strays(&[calls.as_raw_fd(), outcomes.as_raw_fd(), lifeline.as_raw_fd()]);
+    fd::close_strays(&[
+        calls.as_raw_fd(),
+        outcomes.as_raw_fd(),
+        lifeline.as_raw_fd(),
+        page.file().as_raw_fd(),
+    ]);
     panic::leave_words_in(&page);
     let mut server = Server::new(calls, outcomes, &page);
     // The parent has gone, or is no parent of ours.

@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Finished bytes are written to the pipe when they are this many at the latest; what is larger goes around the ring.
-const BATCH: u64 = RING as u64 / 2;
+pub const BATCH: u64 = RING as u64 / 2;
 
 /// The worker's end of the outcome pipe.
 #[derive(Debug)]

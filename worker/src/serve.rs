@@ -9,11 +9,14 @@ use crate::sys::{fd, image, life};
 use crate::task;
 use crate::wire::codec;
 use crate::wire::frame::Inbox;
-use crate::wire::message::{Birth, CallHead, Down, End, Hello, PROTOCOL, PanicRecord, Refusal, Up};
+use crate::wire::message::{Birth, CallHead, Down, End, Hello, Loan, PROTOCOL, PanicRecord, Refusal, Up};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+const UNKNOWN: &str = "the function is not in this worker's image: parent and worker are different builds";
 
 /// A worker that has been given its descriptors and not yet its first message.
 #[derive(Debug)]
@@ -83,11 +86,10 @@ impl Server {
                         _ => None,
                     };
                     let Some((head, items)) = call else { return Farewell::Refused };
-                    let mut chunk = Chunk::new(head, items, &mut self.outlet);
-                    chunk.run_all();
+                    let panicked = run(head, items, &mut self.outlet);
                     if once {
                         // No flush: what is small lies in the ring, and the parent looks there when the process ends.
-                        return if chunk.panicked { Farewell::Panicked } else { Farewell::Done };
+                        return if panicked { Farewell::Panicked } else { Farewell::Done };
                     }
                     self.outlet.flush();
                 }
@@ -106,6 +108,28 @@ impl Server {
         match fd::read(&self.calls, buffer, wanted) {
             Ok(0) | Err(_) => None,
             Ok(_) => Some(()),
+        }
+    }
+}
+
+/// Runs the items of one call; did any of them panic?
+fn run(head: CallHead, items: &[u8], outlet: &mut Outlet) -> bool {
+    if head.flags & CallHead::LENT == 0 {
+        let mut chunk = Chunk::new(head, items, outlet);
+        chunk.run_all();
+        return chunk.panicked;
+    }
+    let loan = Loan::from_bytes(items).ok_or(io::ErrorKind::InvalidData.into());
+    match loan.and_then(|loan| outlet.page().borrow(loan.at, loan.len)) {
+        Ok(lent) => {
+            let mut chunk = Chunk::new(head, lent.bytes(), outlet);
+            chunk.run_all();
+            chunk.panicked
+        }
+        Err(error) => {
+            let mut chunk = Chunk::new(head, &[], outlet);
+            chunk.refuse(&format!("large arguments cannot be mapped: {error}"));
+            false
         }
     }
 }
@@ -140,13 +164,7 @@ impl<'a> Chunk<'a> {
     fn run_all(&mut self) {
         let start = life::now();
         match task::find(self.head.offset, self.head.fingerprint) {
-            None => {
-                if self.claim() {
-                    self.undecodable(
-                        "the function is not in this worker's image: parent and worker are different builds",
-                    );
-                }
-            }
+            None => return self.refuse(UNKNOWN),
             Some(entry) => {
                 while let Err(record) = panic::catch(|| entry(self)) {
                     self.panic(&record);
@@ -156,7 +174,19 @@ impl<'a> Chunk<'a> {
                 }
             }
         }
-        let end = End { tag: self.head.tag, count: self.answered, nanos: life::now() - start };
+        self.end(life::now() - start);
+    }
+
+    /// Runs nothing: the first item is answered with the reason, and the rest is left to the parent.
+    fn refuse(&mut self, reason: &str) {
+        if self.claim() {
+            self.undecodable(reason);
+        }
+        self.end(0);
+    }
+
+    fn end(&mut self, nanos: u64) {
+        let end = End { tag: self.head.tag, count: self.answered, nanos };
         let _ = self.outlet.send(Up::End, |out| {
             out.extend_from_slice(&end.to_bytes());
             Ok(())
@@ -170,7 +200,7 @@ impl<'a> Chunk<'a> {
             self.outlet.page().set_hungry(false);
             self.outlet.flush();
         }
-        if self.head.timed != 0 {
+        if self.head.flags & CallHead::TIMED != 0 {
             self.outlet.page().set_since(life::now());
         }
         let taken = !self.lost_place && self.outlet.page().take_next(self.head.slot, self.head.tag).is_some();

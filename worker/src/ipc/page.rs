@@ -1,8 +1,10 @@
 //! The page that a parent shares with one worker: who runs what, and what is finished. `README.md` beside this file
 //! has the layout and the argument.
 
-use crate::sys::memory::{Mapping, Window, memfd};
+use crate::sys::memory::{Lent, Mapping, Window, give_back, memfd, put_into};
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
@@ -26,6 +28,10 @@ const AT_CLAIMS: usize = 512;
 const AT_TEXT: usize = 2048;
 const AT_RING: usize = 4096;
 const SIZE: usize = AT_RING + RING;
+/// From here on the file holds arguments that are lent; a multiple of every page size in use.
+const AT_LOANS: u64 = 1 << 20;
+/// Arguments from this size on are lent.
+pub const LOAN: usize = 1 << 20;
 
 /// The most bytes of a panic's message that survive an abort.
 pub const MAX_WORDS: usize = AT_RING - AT_TEXT;
@@ -101,31 +107,61 @@ impl Claim {
 #[derive(Debug)]
 pub struct Page {
     map: Mapping,
+    file: File,
 }
 
 impl Page {
-    /// A new page and the file to pass to the worker.
+    /// A new page; its [file](Self::file) is to be passed to the worker.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
-    pub fn create(nonce: u64) -> io::Result<(Self, OwnedFd)> {
-        let fd = memfd(c"procession-page", SIZE)?;
-        let page = Self { map: Mapping::new(&fd, SIZE)? };
+    pub fn create(nonce: u64) -> io::Result<Self> {
+        let file = File::from(memfd(c"procession-page", SIZE)?);
+        let page = Self { map: Mapping::new(&file, SIZE)?, file };
         page.map.word(AT_NONCE).store(nonce, Relaxed);
         page.map.half(AT_PARENT).store(std::process::id(), Relaxed);
         page.map.word(AT_MAGIC).store(MAGIC, Release);
-        Ok((page, fd))
+        Ok(page)
     }
 
     /// The page behind a descriptor that claims to be one.
     ///
     /// # Errors
     /// It is no page, or not the one that the nonce was made for.
-    pub fn open(fd: impl AsFd, nonce: u64) -> io::Result<Self> {
-        let page = Self { map: Mapping::new(fd, SIZE)? };
+    pub fn open(file: OwnedFd, nonce: u64) -> io::Result<Self> {
+        let page = Self { map: Mapping::new(&file, SIZE)?, file: file.into() };
         let known =
             page.map.word(AT_MAGIC).load(Acquire) == MAGIC && page.map.word(AT_NONCE).load(Relaxed) == nonce;
         if known { Ok(page) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not a worker's page")) }
+    }
+
+    /// What the page is a mapping of.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The parent puts arguments where the worker can see them, behind everything lent before (`behind`): where they are.
+    ///
+    /// # Errors
+    /// ENOSPC, ENOMEM, EFBIG.
+    pub fn lend(&self, behind: u64, bytes: &[u8]) -> io::Result<Range<u64>> {
+        let start = behind.max(AT_LOANS).next_multiple_of(AT_LOANS);
+        put_into(&self.file, start, bytes)?;
+        Ok(start..start + bytes.len() as u64)
+    }
+
+    /// The parent gives back what was lent.
+    pub fn take_loan_back(&self, part: Range<u64>) {
+        give_back(&self.file, part);
+    }
+
+    /// The worker looks at what it was lent.
+    ///
+    /// # Errors
+    /// There is nothing there, or ENOMEM.
+    pub fn borrow(&self, at: u64, len: u64) -> io::Result<Lent> {
+        Lent::new(&self.file, at, usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?)
     }
 
     /// Who made the page.
@@ -183,7 +219,7 @@ impl Page {
     ///
     /// `None` if the word makes no sense for a call of `count` items offered with `tag`.
     #[must_use]
-    pub fn take_back(&self, slot: u8, tag: u16, count: u32, keep: u32) -> Option<std::ops::Range<u32>> {
+    pub fn take_back(&self, slot: u8, tag: u16, count: u32, keep: u32) -> Option<Range<u32>> {
         let word = self.map.word(Self::claim_at(slot));
         let mut now = word.load(Acquire);
         loop {
@@ -309,21 +345,37 @@ mod tests {
     use proptest::prelude::*;
 
     fn page() -> Page {
-        Page::create(1).unwrap().0
+        Page::create(1).unwrap()
+    }
+
+    fn again(page: &Page) -> OwnedFd {
+        page.file().try_clone().unwrap().into()
     }
 
     #[test]
     fn the_page_is_known_by_its_nonce() {
-        let (_page, fd) = Page::create(42).unwrap();
-        assert!(Page::open(&fd, 42).is_ok());
-        assert!(Page::open(&fd, 43).is_err());
-        assert!(Page::open(std::fs::File::open("/dev/null").unwrap(), 42).is_err());
+        let page = Page::create(42).unwrap();
+        assert!(Page::open(again(&page), 42).is_ok());
+        assert!(Page::open(again(&page), 43).is_err());
+        assert!(Page::open(File::open("/dev/null").unwrap().into(), 42).is_err());
     }
 
     #[test]
-    fn the_size_of_a_page_cannot_be_changed() {
-        let (_page, fd) = Page::create(1).unwrap();
-        assert!(nix::unistd::ftruncate(&fd, 0).is_err());
+    fn a_page_cannot_be_cut_short() {
+        assert!(page().file().set_len(0).is_err());
+    }
+
+    #[test]
+    fn what_is_lent_is_seen_by_the_other_side_and_its_memory_comes_back() {
+        let parent = page();
+        let worker = Page::open(again(&parent), 1).unwrap();
+        let first = parent.lend(0, &[7; 5000]).unwrap();
+        let second = parent.lend(first.end, &[8; 3]).unwrap();
+        assert_eq!(worker.borrow(first.start, 5000).unwrap().bytes(), [7; 5000]);
+        assert_eq!(worker.borrow(second.start, 3).unwrap().bytes(), [8; 3]);
+        assert!(worker.borrow(second.start, 1 << 30).is_err() && worker.borrow(u64::MAX, 1).is_err());
+        parent.take_loan_back(first.start..second.end);
+        assert_eq!(worker.borrow(first.start, 1).unwrap().bytes(), [0]);
     }
 
     proptest! {

@@ -1,18 +1,21 @@
 //! Memory that two processes see: read and written by value, never lent out as a reference to plain data.
 #![allow(unsafe_code, reason = "the cellar")]
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// An anonymous file of `len` zero bytes whose size nobody can change: no peer can make us fault by cutting it short.
+/// An anonymous file of `len` zero bytes that nobody can cut short: no peer can make us fault.
 ///
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM.
@@ -20,10 +23,7 @@ pub fn memfd(name: &CStr, len: usize) -> io::Result<OwnedFd> {
     let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let size = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     nix::unistd::ftruncate(&fd, size)?;
-    fcntl(
-        &fd,
-        FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL),
-    )?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL))?;
     Ok(fd)
 }
 
@@ -131,6 +131,67 @@ impl Mapping {
         unsafe { spare.copy_from_nonoverlapping(from.as_ptr(), len) };
         // SAFETY: these `len` bytes were just written.
         unsafe { out.set_len(out.len() + len) };
+    }
+}
+
+/// Puts `bytes` into the file at byte `at`, beyond whatever is mapped of it.
+///
+/// # Errors
+/// ENOSPC, ENOMEM, EFBIG (a limit of this process).
+pub fn put_into(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+    let end = at + bytes.len() as u64;
+    if file.metadata()?.len() < end {
+        file.set_len(end)?;
+    }
+    file.write_all_at(bytes, at)
+}
+
+/// Gives the memory of a part of the file back to the system.
+pub fn give_back(file: &File, part: Range<u64>) {
+    let (Ok(start), Ok(len)) = (i64::try_from(part.start), i64::try_from(part.end - part.start)) else {
+        return;
+    };
+    let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let _ = fallocate(file, hole, start, len);
+}
+
+/// Bytes that the other side has put into a file, and does not touch as long as this is used.
+#[derive(Debug)]
+pub struct Lent {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Lent {
+    /// Maps `len` bytes from byte `at`, a multiple of the page size.
+    ///
+    /// # Errors
+    /// The file ends before, or ENOMEM.
+    pub fn new(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        let fits =
+            at.checked_add(len as u64).is_some_and(|end| file.metadata().is_ok_and(|file| end <= file.len()));
+        let (true, Some(length), Ok(offset)) = (fits, NonZeroUsize::new(len), i64::try_from(at)) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file ends before what was lent"));
+        };
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs no memory that exists.
+        let start = unsafe { mmap(None, length, ProtFlags::PROT_READ, flags, file, offset) }?;
+        Ok(Self { start: start.cast(), len })
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped for reading as long as `self`; the file cannot be cut short (sealed), and the parent leaves a
+        // part alone from the call that lends it until that call has ended.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, whole, and nothing borrowed from it outlives `self`.
+        let _ = unsafe { munmap(self.start.cast(), self.len) };
     }
 }
 

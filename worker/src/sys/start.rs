@@ -92,6 +92,7 @@ pub fn run_later_constructors() {
         }
         // SAFETY: an entry of `.init_array` is a function that takes these arguments, or ignores them.
         let constructor = unsafe { std::mem::transmute::<usize, Constructor>(address) };
-        constructor(*argc, *argv, *envp);
+        // One argument less than the loader counted: the flag was taken out.
+        constructor(*argc - 1, *argv, *envp);
     }
 }

@@ -186,6 +186,13 @@ impl Inbox {
         }
     }
 
+    /// How long the next frame says that it is, header included; `None` until its header is whole.
+    #[must_use]
+    pub fn announced(&self) -> Option<u64> {
+        let (head, word) = long_header(self.pending()).ok()??;
+        Some((word >> 3) + head as u64)
+    }
+
     /// What is read and not yet taken.
     #[must_use]
     pub fn pending(&self) -> &[u8] {

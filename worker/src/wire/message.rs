@@ -141,13 +141,17 @@ pub struct CallHead {
     pub tag: u16,
     /// Which claim word of the shared page counts this call's items.
     pub slot: u8,
-    /// 1: note the exact time at which each item starts.
-    pub timed: u8,
+    /// [`TIMED`](Self::TIMED), [`LENT`](Self::LENT).
+    pub flags: u8,
 }
 
 impl CallHead {
     /// Encoded length.
     pub const SIZE: usize = 24;
+    /// Note the exact time at which each item starts.
+    pub const TIMED: u8 = 1;
+    /// What follows is not the items but the place where they are lent: [`Loan`].
+    pub const LENT: u8 = 2;
 
     /// As bytes.
     #[must_use]
@@ -158,7 +162,7 @@ impl CallHead {
         out[16..20].copy_from_slice(&self.count.to_le_bytes());
         out[20..22].copy_from_slice(&self.tag.to_le_bytes());
         out[22] = self.slot;
-        out[23] = self.timed;
+        out[23] = self.flags;
         out
     }
 
@@ -172,9 +176,40 @@ impl CallHead {
             count: u32::from_le_bytes(*head[16..20].first_chunk()?),
             tag: u16::from_le_bytes(*head[20..22].first_chunk()?),
             slot: head[22],
-            timed: head[23],
+            flags: head[23],
         };
         Some((head, items))
+    }
+}
+
+/// Where in the page's file the items of a call are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loan {
+    /// First byte.
+    pub at: u64,
+    /// How many bytes.
+    pub len: u64,
+}
+
+impl Loan {
+    /// Encoded length.
+    pub const SIZE: usize = 16;
+
+    /// As bytes.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut out = [0; Self::SIZE];
+        out[..8].copy_from_slice(&self.at.to_le_bytes());
+        out[8..].copy_from_slice(&self.len.to_le_bytes());
+        out
+    }
+
+    /// From what follows a call's head.
+    #[must_use]
+    pub fn from_bytes(payload: &[u8]) -> Option<Self> {
+        let payload: &[u8; Self::SIZE] = payload.try_into().ok()?;
+        let (at, len) = payload.split_first_chunk::<8>()?;
+        Some(Self { at: u64::from_le_bytes(*at), len: u64::from_le_bytes(*len.first_chunk()?) })
     }
 }
 
@@ -222,19 +257,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn heads_come_back(offset: u64, fingerprint: u64, count: u32, tag: u16, slot: u8, timed: u8, nanos: u64) {
-            let head = CallHead { offset, fingerprint, count, tag, slot, timed };
+        fn heads_come_back(offset: u64, fingerprint: u64, count: u32, tag: u16, slot: u8, flags: u8, nanos: u64) {
+            let head = CallHead { offset, fingerprint, count, tag, slot, flags };
             let mut bytes = head.to_bytes().to_vec();
             bytes.extend_from_slice(b"items");
             prop_assert_eq!(CallHead::split(&bytes), Some((head, &b"items"[..])));
             let end = End { tag, count, nanos };
             prop_assert_eq!(End::from_bytes(&end.to_bytes()), Some(end));
+            let loan = Loan { at: offset, len: nanos };
+            prop_assert_eq!(Loan::from_bytes(&loan.to_bytes()), Some(loan));
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = CallHead::split(&bytes);
-            let _ = End::from_bytes(&bytes);
+            let _ = (End::from_bytes(&bytes), Loan::from_bytes(&bytes));
         }
     }
 }
