@@ -132,8 +132,7 @@ impl Sink {
         let before = tally.is_done();
         change(&mut tally);
         let done = tally.is_done() && !before;
-        let notify =
-            tally.wanted.is_some_and(|wanted| done || tally.resolved >= wanted || tally.total.is_none());
+        let notify = tally.waiters > 0 && (done || tally.resolved >= tally.wanted);
         let waker = if done { tally.waker.take() } else { None };
         let then = if done { tally.then.take() } else { None };
         drop(tally);
@@ -152,21 +151,20 @@ impl Sink {
     fn wait(&self, wanted: u64, deadline: Option<Instant>) -> MutexGuard<'_, Tally> {
         let mut tally = self.tally();
         while !tally.is_done() && tally.resolved < wanted {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                break;
+            }
             tally.wanted = if tally.waiters == 0 { wanted } else { tally.wanted.min(wanted) };
             tally.waiters += 1;
-            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => tally = self.changed.wait(tally).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
-                    tally.waiters -= 1;
-                    break;
-                }
+            tally = match left {
+                None => self.changed.wait(tally).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
-                    (tally, _) =
-                        self.changed.wait_timeout(tally, left).unwrap_or_else(PoisonError::into_inner);
+                    self.changed.wait_timeout(tally, left).unwrap_or_else(PoisonError::into_inner).0
                 }
-            }
+            };
+            tally.waiters -= 1;
         }
-        tally.wanted = None;
         tally
     }
 
