@@ -185,9 +185,13 @@ impl Core {
 
     /// Somebody waits for the next outcome of this job: do not collect them into batches.
     pub(crate) fn hurry(&self, job: JobId) {
-        let heart = self.heart();
-        for worker in heart.state.runners(job) {
-            if let Some(seat) = heart.seats.get(worker) {
+        let mut heart = self.heart();
+        let Heart { state, seats, jobs, .. } = &mut *heart;
+        if let Some(entry) = jobs.get_mut(job) {
+            entry.hurried = true;
+        }
+        for worker in state.runners(job) {
+            if let Some(seat) = seats.get(worker) {
                 seat.link.page.set_hungry(true);
             }
         }
@@ -345,6 +349,9 @@ impl Core {
         let count = u32::try_from(items.end - items.start).unwrap_or(0);
         let flags = if self.template.task_timeout.is_some() { CallHead::TIMED } else { 0 };
         seat.link.page.offer(slot, tag, count);
+        if job.hurried {
+            seat.link.page.set_hungry(true);
+        }
         seat.call(
             CallHead {
                 offset: job.token.offset,
@@ -617,6 +624,7 @@ fn serving(
         if let Some(job) = job.and_then(|job| jobs.get_mut(job)) {
             let items = due.start..due.start + u64::from(count);
             job.resolved(&items);
+            job.hurried = false;
             job.sink.deliver(Batch {
                 first: due.start,
                 count: u64::from(count),

@@ -47,13 +47,15 @@ impl Portion {
 pub(crate) struct Job {
     pub(crate) token: Token,
     pub(crate) sink: Arc<Sink>,
+    /// Its caller waits for the next outcome, whichever that is.
+    pub(crate) hurried: bool,
     portions: VecDeque<Portion>,
     held: usize,
 }
 
 impl Job {
     pub(crate) fn new(token: Token, sink: Arc<Sink>) -> Self {
-        Self { token, sink, portions: VecDeque::new(), held: 0 }
+        Self { token, sink, hurried: false, portions: VecDeque::new(), held: 0 }
     }
 
     /// Takes more input; its items follow those before.

@@ -178,7 +178,10 @@ impl Seat {
         if done {
             self.remove(CALLS);
         } else if self.watches[CALLS as usize].is_none() && !self.led {
-            let _ = self.add(CALLS, Interest::Write);
+            // Without a watch the rest would never be written; without the worker it goes elsewhere.
+            if self.add(CALLS, Interest::Write).is_err() {
+                self.link.ends.process.kill_group();
+            }
         }
     }
 
