@@ -1,6 +1,6 @@
 //! Every way to fail, each with what to do about it.
 
-use crate::process::Exit;
+use crate::exit::Exit;
 use crate::sys::{EAGAIN, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, SIGKILL};
 use procession_worker::task::ForeignImage;
 use procession_worker::wire::message::PanicRecord;

@@ -3,6 +3,7 @@
 
 mod cpu;
 mod error;
+mod exit;
 mod pool;
 mod process;
 mod reactor;
@@ -11,8 +12,9 @@ mod sys;
 
 pub use cpu::{CpuLimit, cpu_count, cpu_limit};
 pub use error::{Codec, Half, Lost, Panic, SpawnError, TaskError, TimedOut};
+pub use exit::Exit;
 pub use pool::{AsyncResult, Pool, PoolBuilder, ThreadPool};
-pub use process::{Child, ChildInfo, Exit, Process, Run, Stdio, active_children};
+pub use process::{Child, ChildInfo, Process, Run, Stdio, active_children};
 pub use procession_worker::current::{Current, Parent, current_process};
 #[doc(hidden)]
 pub use procession_worker::drill;

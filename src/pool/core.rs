@@ -2,18 +2,19 @@
 //! Any thread may do so, the reactor's or a caller's: whoever holds the lock.
 
 use super::job::{Input, Job};
-use super::seat::{CALLS, Ear, OUTCOMES, Seat};
+use super::seat::{CALLS, OUTCOMES, Seat};
 use super::sink::{Batch, Sink, fault};
 use super::state::{Action, JobId, Limits, Nonsense, State, Why, WorkerId};
+use crate::Exit;
 use crate::error::{Lost, Panic, SpawnError, TaskError, TimedOut};
 use crate::process::link::{Bytes, Ends, Link, Received};
 use crate::process::plan::{self, Settings, Streams};
-use crate::process::{Exit, roster};
+use crate::process::roster;
 use crate::reactor::{Source, reactor};
 use crate::sys::wait;
 use procession_worker::current::next_path;
 use procession_worker::ipc::page::Stage;
-use procession_worker::sys::{image, life};
+use procession_worker::sys::image;
 use procession_worker::task::Token;
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::split;
@@ -455,7 +456,7 @@ impl Core {
 
     // ---- what a worker says ---------------------------------------------------------------------------------------
 
-    pub(super) fn on_ready(&self, worker: WorkerId, which: u64) {
+    fn on_ready(&self, worker: WorkerId, which: u64) {
         let mut heart = self.heart();
         let Some(seat) = heart.seats.get_mut(worker) else { return };
         match which {
@@ -566,7 +567,7 @@ impl Core {
 
     // ---- deadlines ------------------------------------------------------------------------------------------------
 
-    pub(super) fn on_deadline(&self, worker: WorkerId, which: u64) {
+    fn on_deadline(&self, worker: WorkerId, which: u64) {
         let mut heart = self.heart();
         let Some(seat) = heart.seats.get_mut(worker) else { return };
         match (which, self.template.task_timeout) {
@@ -684,6 +685,27 @@ fn grow_up(seat: &mut Seat, kind: Up, payload: &[u8]) -> Option<Arc<str>> {
     }
 }
 
+/// Hears for one worker.
+#[derive(Debug)]
+struct Ear {
+    core: Weak<Core>,
+    worker: WorkerId,
+}
+
+impl Source for Ear {
+    fn on_ready(&self, which: u64) {
+        if let Some(core) = self.core.upgrade() {
+            core.on_ready(self.worker, which);
+        }
+    }
+
+    fn on_deadline(&self, which: u64) {
+        if let Some(core) = self.core.upgrade() {
+            core.on_deadline(self.worker, which);
+        }
+    }
+}
+
 impl Source for Core {
     fn on_ready(&self, _: u64) {}
 
@@ -694,9 +716,4 @@ impl Source for Core {
         heart.state.retry_spawn();
         self.act(&mut heart);
     }
-}
-
-/// The monotonic clock that the worker's page is kept by.
-pub(super) fn now() -> u64 {
-    life::now()
 }

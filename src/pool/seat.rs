@@ -1,11 +1,11 @@
 //! One worker's place in a pool: its link, what the reactor watches for it, and where it is in its life.
 
-use super::core::{Core, now};
-use super::state::WorkerId;
 use crate::error::{SpawnError, TaskError};
 use crate::process::link::{Bytes, Link};
 use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
+use procession_worker::sys::life::now;
 use procession_worker::wire::message::CallHead;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,27 +21,6 @@ pub(super) const FAREWELL: u64 = 5;
 
 /// A worker that was told to go has so long for its exit handlers.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
-
-/// Hears for one worker.
-#[derive(Debug)]
-pub(super) struct Ear {
-    pub(super) core: Weak<Core>,
-    pub(super) worker: WorkerId,
-}
-
-impl Source for Ear {
-    fn on_ready(&self, which: u64) {
-        if let Some(core) = self.core.upgrade() {
-            core.on_ready(self.worker, which);
-        }
-    }
-
-    fn on_deadline(&self, which: u64) {
-        if let Some(core) = self.core.upgrade() {
-            core.on_deadline(self.worker, which);
-        }
-    }
-}
 
 /// Where a worker is in its life.
 #[derive(Debug)]
@@ -64,11 +43,10 @@ impl Life {
     }
 }
 
-#[derive(Debug)]
 pub(super) struct Seat {
     pub(super) link: Link,
     pub(super) life: Life,
-    ear: Arc<Ear>,
+    ear: Arc<dyn Source>,
     watches: [Option<Watch>; 3],
     /// Does the reactor wait for outcomes, rather than nobody or a caller?
     armed: bool,
@@ -80,8 +58,14 @@ pub(super) struct Seat {
     front_since: u64,
 }
 
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("link", &self.link).field("life", &self.life).finish_non_exhaustive()
+    }
+}
+
 impl Seat {
-    pub(super) fn new(link: Link, ear: Arc<Ear>, initializer: bool) -> Self {
+    pub(super) fn new(link: Link, ear: Arc<dyn Source>, initializer: bool) -> Self {
         Self {
             link,
             life: Life::Unborn { initializer },
@@ -97,7 +81,7 @@ impl Seat {
     }
 
     fn weak(&self) -> Weak<dyn Source> {
-        Arc::downgrade(&self.ear) as Weak<dyn Source>
+        Arc::downgrade(&self.ear)
     }
 
     fn fd(&self, which: u64) -> BorrowedFd<'_> {
@@ -109,7 +93,7 @@ impl Seat {
     }
 
     fn add(&mut self, which: u64, interest: Interest) -> io::Result<()> {
-        let ear = Arc::clone(&self.ear) as Arc<dyn Source>;
+        let ear = Arc::clone(&self.ear);
         self.watches[which as usize] = Some(reactor()?.add(self.fd(which), interest, ear, which)?);
         Ok(())
     }

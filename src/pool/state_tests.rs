@@ -1,8 +1,8 @@
 //! The state against a world made of random numbers: workers that work, stall, lie and die at any moment.
 
 use super::*;
+use crate::Exit;
 use crate::error::Lost;
-use crate::process::Exit;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 

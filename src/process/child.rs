@@ -2,7 +2,8 @@
 
 use super::link::{Bytes, Link, Received};
 use super::plan::{self, Piped, Settings, Streams};
-use super::{Exit, roster};
+use super::roster;
+use crate::Exit;
 use crate::error::{Codec, Half, Lost, Panic, SpawnError, TaskError};
 use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
 use crate::sys::pidfd::PidFd;

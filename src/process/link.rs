@@ -1,7 +1,7 @@
 //! One worker, as its parent holds it: the pipes, the page, the descriptor of the process. It moves bytes and knows
 //! frames; what they mean is told elsewhere.
 
-use super::Exit;
+use crate::Exit;
 use crate::sys::SIGABRT;
 use crate::sys::pidfd::PidFd;
 use procession_worker::ipc::Page;
@@ -255,7 +255,7 @@ impl Link {
     pub(crate) fn reap(&mut self) -> Option<Exit> {
         if self.exit.is_none() {
             self.exit = match self.ends.process.reap() {
-                Ok(exit) => exit,
+                Ok(ended) => ended.map(Exit::from),
                 Err(_) => Some(Exit::UNKNOWN),
             };
         }

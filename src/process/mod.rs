@@ -1,14 +1,12 @@
 //! One child, cradle to grave.
 
 mod child;
-mod exit;
 pub(crate) mod link;
 pub(crate) mod plan;
 pub(crate) mod roster;
 
 pub use child::Child;
 pub(crate) use child::{CLOSING, refused};
-pub use exit::Exit;
 pub use plan::Stdio;
 pub use roster::{ChildInfo, active_children};
 

@@ -1,13 +1,19 @@
 //! A process by descriptor: it cannot be mistaken for another that got its number later.
 #![allow(unsafe_code, reason = "the cellar")]
 
-use crate::process::Exit;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// `PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9.
 const PROCESS_GROUP: libc::c_uint = 1 << 2;
+
+/// What the system says of a process that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Exited(i32),
+    Killed(i32),
+}
 
 /// A child of this process that is the leader of a process group.
 #[derive(Debug)]
@@ -84,11 +90,11 @@ impl PidFd {
     ///
     /// # Errors
     /// ECHILD: somebody else in this program has waited for it, or the program ignores SIGCHLD.
-    pub(crate) fn reap(&self) -> io::Result<Option<Exit>> {
+    pub(crate) fn reap(&self) -> io::Result<Option<Ended>> {
         loop {
             return match waitid(Id::PIDFd(self.fd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
-                Ok(WaitStatus::Exited(_, code)) => Ok(Some(Exit::Code(code))),
-                Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Some(Exit::Signal(signal as i32))),
+                Ok(WaitStatus::Exited(_, code)) => Ok(Some(Ended::Exited(code))),
+                Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Some(Ended::Killed(signal as i32))),
                 Ok(_) => Ok(None),
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => Err(error.into()),

@@ -4,13 +4,14 @@
 //! project: *which process may run this line?* Either side, or the child: this crate. Only the parent: `procession`.
 //!
 //! ```text
-//! exec of the same program ─► entry ─► serve ──► task (a typed function) ──► outlet ─► pipe
-//!                             claims    one call     claim · decode · run ·    ring, then
-//!                             its fds   at a time    answer, item by item      pipe in batches
+//! exec of the same program ─► entry ─► serve ──► task ─► chunk ──────────────► outlet ─► pipe
+//!                             claims    one call   claim · decode · run ·     ring, then
+//!                             its fds   at a time  answer, item by item       pipe in batches
 //! ```
 #![cfg(target_os = "linux")]
 
 mod bytes;
+pub mod chunk;
 pub mod current;
 #[doc(hidden)]
 pub mod drill;

@@ -1,6 +1,6 @@
 //! Functions as typed, zero-sized tokens, and the descriptor by which another process of the same executable finds them.
 
-use crate::serve::Chunk;
+use crate::chunk::Chunk;
 use crate::sys::image::{self, Marked};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -1,6 +1,6 @@
 //! How a process ended.
 
-use crate::sys::pidfd::signal_name;
+use crate::sys::pidfd::{Ended, signal_name};
 use std::fmt;
 
 /// How a process ended.
@@ -54,6 +54,15 @@ impl Exit {
         match self {
             Self::Code(_) => None,
             Self::Signal(signal) => Some(signal),
+        }
+    }
+}
+
+impl From<Ended> for Exit {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Exited(code) => Self::Code(code),
+            Ended::Killed(signal) => Self::Signal(signal),
         }
     }
 }
