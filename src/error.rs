@@ -13,7 +13,7 @@ use std::time::Duration;
 ///
 /// Python raises the task's own exception, hangs (a dead worker), or breaks the pool; here each case has its variant,
 /// and only the task concerned gets it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 #[doc(alias("RemoteTraceback", "BrokenProcessPool", "MaybeEncodingError"))]
 pub enum TaskError {
@@ -33,6 +33,8 @@ pub enum TaskError {
     Decode(Codec),
     /// No worker could be started for it.
     Spawn(SpawnError),
+    /// The result was given before; it is given once.
+    Taken,
 }
 
 impl TaskError {
@@ -44,7 +46,7 @@ impl TaskError {
             Self::Lost(lost) => lost.index,
             Self::TimedOut(timed_out) => timed_out.index,
             Self::Encode(codec) | Self::Decode(codec) => codec.index,
-            Self::Cancelled | Self::Closed | Self::Spawn(_) => None,
+            Self::Cancelled | Self::Closed | Self::Spawn(_) | Self::Taken => None,
         }
     }
 
@@ -55,7 +57,7 @@ impl TaskError {
             Self::Lost(lost) => lost.index = Some(item),
             Self::TimedOut(timed_out) => timed_out.index = Some(item),
             Self::Encode(codec) | Self::Decode(codec) => codec.index = Some(item),
-            Self::Cancelled | Self::Closed | Self::Spawn(_) => {}
+            Self::Cancelled | Self::Closed | Self::Spawn(_) | Self::Taken => {}
         }
         self
     }
@@ -75,7 +77,15 @@ impl fmt::Display for TaskError {
             Self::Encode(codec) => write!(f, "cannot encode {codec}"),
             Self::Decode(codec) => write!(f, "cannot decode {codec}"),
             Self::Spawn(error) => write!(f, "no worker could be started: {error}"),
+            Self::Taken => f.write_str("the result was given before"),
         }
+    }
+}
+
+/// As `Display`: it is what a `main` that returns an error shows.
+impl fmt::Debug for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -287,7 +297,7 @@ impl fmt::Display for Codec {
 }
 
 /// Why a process could not be started.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// A pool of no workers was asked for.
@@ -356,6 +366,13 @@ impl fmt::Display for SpawnError {
             Self::Birth { stage, text, .. } => write!(f, "the worker failed {stage}: {text}"),
             Self::Initializer(error) => write!(f, "the pool's initializer failed: {error}"),
         }
+    }
+}
+
+/// As `Display`: it is what a `main` that returns an error shows.
+impl fmt::Debug for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -68,7 +68,7 @@ impl<R> AsyncResult<R> {
 
     /// Waits for the result, but no longer than `limit`: `None`, and the task goes on; ask again.
     ///
-    /// The result is given once; after that it is [`TaskError::Closed`].
+    /// The result is given once; after that it is [`TaskError::Taken`].
     ///
     /// # Errors
     /// What became of the task instead.

@@ -493,8 +493,7 @@ impl Core {
                 Ok(false) => return,
                 Err(text) => {
                     // What follows cannot be understood either.
-                    let rest = seat.link.inbox.pending().len();
-                    seat.link.inbox.consume(rest);
+                    seat.link.distrust();
                     state.condemn(worker, Why::Nonsense(text));
                     return;
                 }
@@ -504,8 +503,13 @@ impl Core {
 
     /// A worker has died: what it had finished counts, what it ran is lost, what it had not started runs elsewhere.
     fn bury(&self, heart: &mut Heart, worker: WorkerId) {
+        // Whatever it still has to say, it gets nothing more to do.
+        heart.state.dying(worker);
         let Some(seat) = heart.seats.get_mut(worker) else { return };
-        let ring_makes_sense = seat.link.receive_the_rest();
+        seat.link.receive_the_rest();
+        self.understand(heart, worker);
+        let Some(seat) = heart.seats.get_mut(worker) else { return };
+        let ring_makes_sense = seat.link.receive_the_ring();
         self.understand(heart, worker);
         let Heart { state, seats, .. } = heart;
         let Some(mut seat) = seats.remove(worker) else { return };
@@ -534,8 +538,12 @@ impl Core {
         if let Some(error) = seat.stillborn() {
             return error;
         }
-        if seat.link.page.stage() >= Stage::Born {
-            return SpawnError::Initializer(Box::new(self.fate(&seat.link, exit, why)));
+        if seat.has_initializer() && seat.link.page.stage() >= Stage::Born {
+            let (limit, pid) = (self.template.birth_limit, seat.link.pid());
+            return SpawnError::Initializer(Box::new(match why {
+                Some(Why::Deadline) => TaskError::TimedOut(TimedOut { limit, pid, index: None }),
+                _ => self.fate(&seat.link, exit, why),
+            }));
         }
         let text = match why {
             Some(Why::Nonsense(text)) => Arc::clone(text),
@@ -634,7 +642,15 @@ fn serving(
         }
         seat.link.inbox.consume(at);
     }
-    let Some((kind, end, whole)) = other else { return Ok(false) };
+    let Some((kind, end, whole)) = other else {
+        // One that has nothing to do has nothing to say.
+        let out_of_turn = !state.is_busy(worker) && !seat.link.inbox.pending().is_empty();
+        return if out_of_turn || !seat.link.makes_sense() {
+            Err("it sent bytes that make no sense".into())
+        } else {
+            Ok(false)
+        };
+    };
     let (Some(Up::End), Some(end)) = (kind, end) else { return Err("it sent a frame out of place".into()) };
     seat.link.inbox.consume(whole);
     state.ended(worker, end).map_err(|Nonsense(text)| text)?;
@@ -645,6 +661,9 @@ fn serving(
 
 /// One step of a worker that does not serve yet.
 fn growing(state: &mut State, seat: &mut Seat, worker: WorkerId) -> Result<bool, Arc<str>> {
+    if !seat.link.makes_sense() {
+        return Err("it sent bytes that make no sense".into());
+    }
     let (kind, payload) = match seat.link.inbox.next() {
         Ok(Some(frame)) => (Up::from_kind(frame.kind), frame.payload.to_vec()),
         Ok(None) => return Ok(false),

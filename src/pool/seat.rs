@@ -230,6 +230,11 @@ impl Seat {
         }
     }
 
+    /// Is there an initializer that has not come to its end?
+    pub(super) const fn has_initializer(&self) -> bool {
+        matches!(self.life, Life::Unborn { initializer: true } | Life::Initializing { .. })
+    }
+
     pub(super) const fn is_initializing(&self) -> bool {
         matches!(self.life, Life::Initializing { .. })
     }

@@ -30,6 +30,7 @@ pub(crate) struct Tally {
     resolved: u64,
     total: Option<u64>,
     cancelled: bool,
+    taken: bool,
     /// A thread has begun, and a thread cannot be stopped.
     started: bool,
     waiters: usize,
@@ -241,10 +242,10 @@ pub(crate) fn read_one<R: DeserializeOwned>(tally: &mut Tally) -> Result<R, Task
     if let Some((_, error)) = tally.errors.pop() {
         return Err(error);
     }
-    let batch = tally.batches.pop().ok_or(TaskError::Closed)?;
+    let batch = tally.batches.pop().ok_or(TaskError::Taken)?;
     match batch.frame(0) {
         Some((frame, _)) => outcome(frame),
-        None => Err(TaskError::Closed),
+        None => Err(TaskError::Taken),
     }
 }
 
@@ -314,6 +315,9 @@ pub(crate) fn read_all<R: DeserializeOwned>(tally: &mut Tally) -> Result<Vec<R>,
     if tally.is_cancelled() {
         return Err(TaskError::Cancelled);
     }
+    if std::mem::replace(&mut tally.taken, true) {
+        return Err(TaskError::Taken);
+    }
     let mut gathering = Gathering::new();
     gathering.absorb(std::mem::take(&mut tally.batches), std::mem::take(&mut tally.errors));
     gathering.finish()
@@ -325,5 +329,5 @@ pub(crate) fn read_value<R: 'static>(tally: &mut Tally) -> Result<R, TaskError> 
         return Err(TaskError::Cancelled);
     }
     let value = tally.value.take().and_then(|value| value.downcast::<Result<R, TaskError>>().ok());
-    value.map_or(Err(TaskError::Closed), |result| *result)
+    value.map_or(Err(TaskError::Taken), |result| *result)
 }

@@ -121,6 +121,8 @@ enum Phase {
 struct Worker {
     phase: Phase,
     condemned: Option<Why>,
+    /// It has ended, and what it left behind is being read.
+    dying: bool,
     calls: VecDeque<Call>,
     free_slots: u64,
     tags: u16,
@@ -138,7 +140,7 @@ struct Worker {
 
 impl Worker {
     fn serves(&self) -> bool {
-        self.phase == Phase::Ready && self.condemned.is_none()
+        self.phase == Phase::Ready && self.condemned.is_none() && !self.dying
     }
 
     fn has_more_than_it_runs(&self) -> bool {
@@ -334,6 +336,7 @@ impl State {
             let worker = self.workers.insert(Worker {
                 phase: Phase::Starting,
                 condemned: None,
+                dying: false,
                 calls: VecDeque::new(),
                 free_slots: u64::MAX,
                 tags: 0,
@@ -371,9 +374,10 @@ impl State {
 
     /// Said Hello, and its initializer is done.
     pub(crate) fn ready(&mut self, worker: WorkerId) {
+        // Its Hello was found in what it left behind: it was never of use, and must not count as a birth that went well.
+        let Some(entry) = self.workers.get_mut(worker).filter(|entry| !entry.dying) else { return };
         self.births_failed = 0;
         self.starved = false;
-        let Some(entry) = self.workers.get_mut(worker) else { return };
         entry.phase = Phase::Ready;
         if entry.condemned.is_none() {
             self.rest(worker);
@@ -507,6 +511,14 @@ impl State {
         if entry.condemned.is_none() {
             entry.condemned = Some(why);
             self.actions.push_back(Action::Kill(worker));
+        }
+    }
+
+    /// A worker has ended. It is given nothing more while its last words are heard; [`died`](Self::died) or
+    /// [`born_dead`](Self::born_dead) follows.
+    pub(crate) fn dying(&mut self, worker: WorkerId) {
+        if let Some(entry) = self.workers.get_mut(worker) {
+            entry.dying = true;
         }
     }
 

@@ -13,8 +13,8 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many items of an `imap` may be on their way, for each thread.
-const WINDOW: u64 = 64;
+/// How many chunks of an `imap` may be on their way, for each thread.
+const WINDOW: u64 = 4;
 
 type Errand = Box<dyn FnOnce() + Send>;
 
@@ -280,11 +280,12 @@ impl ThreadPool {
             f,
             items,
             in_order,
-            window: WINDOW * self.threads as u64,
+            threads: self.threads,
             submitted: 0,
             yielded: 0,
             ended: false,
             arrived: Arc::default(),
+            current: Vec::new().into_iter(),
         }
     }
 
@@ -395,35 +396,43 @@ impl<A, R: Send + 'static> Share<A, R> {
     }
 }
 
-/// Results by item, and a bell.
+/// Results by their first item, and a bell.
 struct Arrived<R> {
-    results: Mutex<BTreeMap<u64, Result<R, TaskError>>>,
+    results: Mutex<BTreeMap<u64, Vec<Result<R, TaskError>>>>,
+    pace: Mutex<Pace>,
     changed: Condvar,
 }
 
 impl<R> Default for Arrived<R> {
     fn default() -> Self {
-        Self { results: Mutex::default(), changed: Condvar::new() }
+        Self { results: Mutex::default(), pace: Mutex::default(), changed: Condvar::new() }
     }
 }
 
-/// One item's place in [`Arrived`], filled even if its errand is dropped.
+/// A chunk's place in [`Arrived`], filled even if its errand is dropped.
 struct Place<R> {
     arrived: Arc<Arrived<R>>,
-    item: u64,
-    result: Option<Result<R, TaskError>>,
+    first: u64,
+    count: usize,
+    results: Vec<Result<R, TaskError>>,
 }
 
 impl<R> Place<R> {
-    fn fill(mut self, result: Result<R, TaskError>) {
-        self.result = Some(result);
+    fn work<T, F: Fn(T) -> R + Copy + Send + Sync + 'static>(mut self, f: F, items: Vec<T>) {
+        let start = Instant::now();
+        for (item, index) in items.into_iter().zip(self.first..) {
+            self.results.push(attempt(f, (item,)).map_err(|error| error.at(index)));
+        }
+        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        lock(&self.arrived.pace).learn(u32::try_from(self.count).unwrap_or(u32::MAX), nanos);
     }
 }
 
 impl<R> Drop for Place<R> {
     fn drop(&mut self) {
-        let result = self.result.take().unwrap_or(Err(TaskError::Closed));
-        lock(&self.arrived.results).insert(self.item, result.map_err(|error| error.at(self.item)));
+        let mut results = std::mem::take(&mut self.results);
+        results.resize_with(self.count, || Err(TaskError::Closed));
+        lock(&self.arrived.results).insert(self.first, results);
         self.arrived.changed.notify_all();
     }
 }
@@ -433,11 +442,38 @@ struct Imap<I, F, R> {
     f: F,
     items: I,
     in_order: bool,
-    window: u64,
+    threads: usize,
     submitted: u64,
     yielded: u64,
     ended: bool,
     arrived: Arc<Arrived<R>>,
+    current: std::vec::IntoIter<Result<R, TaskError>>,
+}
+
+impl<I, T, F, R> Imap<I, F, R>
+where
+    I: Iterator<Item = T>,
+    T: Send + 'static,
+    F: Fn(T) -> R + Copy + Send + Sync + 'static,
+    R: Send + 'static,
+{
+    /// Takes as much input as keeps the threads busy.
+    fn refill(&mut self) {
+        let size = lock(&self.arrived.pace).next(u64::MAX, 1);
+        let window = WINDOW * self.threads as u64 * u64::from(size);
+        while !self.ended && self.submitted - self.yielded < window {
+            let items: Vec<T> = self.items.by_ref().take(size as usize).collect();
+            self.ended = items.len() < size as usize;
+            if items.is_empty() {
+                return;
+            }
+            let (arrived, count) = (Arc::clone(&self.arrived), items.len());
+            let place = Place { arrived, first: self.submitted, count, results: Vec::with_capacity(count) };
+            self.submitted += count as u64;
+            let f = self.f;
+            let _ = self.shared.add([Box::new(move || place.work(f, items)) as Errand]);
+        }
+    }
 }
 
 impl<I, T, F, R> Iterator for Imap<I, F, R>
@@ -450,28 +486,26 @@ where
     type Item = Result<R, TaskError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.ended && self.submitted - self.yielded < self.window {
-            let Some(item) = self.items.next() else {
-                self.ended = true;
-                break;
-            };
-            let place = Place { arrived: Arc::clone(&self.arrived), item: self.submitted, result: None };
-            let f = self.f;
-            self.submitted += 1;
-            let errand = move || place.fill(attempt(f, (item,)));
-            let _ = self.shared.add([Box::new(errand) as Errand]);
-        }
-        if self.yielded == self.submitted {
-            return None;
-        }
-        let mut results = lock(&self.arrived.results);
         loop {
-            let next = results.first_entry().filter(|entry| !self.in_order || *entry.key() == self.yielded);
-            if let Some(entry) = next {
+            if let Some(result) = self.current.next() {
                 self.yielded += 1;
-                return Some(entry.remove());
+                return Some(result);
             }
-            results = self.arrived.changed.wait(results).unwrap_or_else(PoisonError::into_inner);
+            self.refill();
+            if self.yielded == self.submitted {
+                return None;
+            }
+            let mut results = lock(&self.arrived.results);
+            self.current = loop {
+                let next =
+                    results.first_entry().filter(|entry| !self.in_order || *entry.key() == self.yielded);
+                match next {
+                    Some(entry) => break entry.remove().into_iter(),
+                    None => {
+                        results = self.arrived.changed.wait(results).unwrap_or_else(PoisonError::into_inner);
+                    }
+                }
+            };
         }
     }
 }

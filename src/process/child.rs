@@ -54,6 +54,8 @@ struct Life {
     born: bool,
     /// Why we killed it, if we did.
     reason: Option<Arc<str>>,
+    /// Its handle was used to end it.
+    ended_by_handle: bool,
     outcome: Option<Result<Vec<u8>, TaskError>>,
     exit: Option<Exit>,
 }
@@ -123,6 +125,7 @@ fn spawn(
             alarm: None,
             born: false,
             reason: None,
+            ended_by_handle: false,
             outcome: None,
             exit: None,
         }),
@@ -192,7 +195,9 @@ impl Cell {
     /// Understands what has arrived.
     fn understand(life: &mut Life) {
         loop {
+            let sensible = life.link.makes_sense();
             let step = match life.link.inbox.next() {
+                _ if !sensible => Heard::Nonsense("it sent bytes that make no sense".into()),
                 Ok(None) => return,
                 Ok(Some(frame)) => hear(frame.kind, frame.payload),
                 Err(error) => Heard::Nonsense(Link::nonsense(&error)),
@@ -209,8 +214,7 @@ impl Cell {
                 Heard::Nonsense(reason) => {
                     life.reason.get_or_insert(reason);
                     life.link.ends.process.kill_group();
-                    let rest = life.link.inbox.pending().len();
-                    life.link.inbox.consume(rest);
+                    life.link.distrust();
                     return;
                 }
             }
@@ -224,6 +228,10 @@ impl Cell {
         }
         life.link.receive_the_rest();
         Self::understand(&mut life);
+        life.link.receive_the_ring();
+        Self::understand(&mut life);
+        // Before it is reaped, while its group's number is certain: what it has started ends with it.
+        life.link.ends.process.kill_group();
         let Some(exit) = life.link.reap() else { return };
         if life.outcome.is_none() {
             life.outcome = Some(Err(self.verdict(&life, exit)));
@@ -241,7 +249,7 @@ impl Cell {
         if let Some(record) = life.link.last_words() {
             return TaskError::Panicked(Panic::new(record));
         }
-        if !life.born && life.link.page.stage() < Stage::Born {
+        if !life.born && !life.ended_by_handle && life.link.page.stage() < Stage::Born {
             let text = life.reason.clone().unwrap_or_else(|| format!("it {}", exit.did()).into());
             return SpawnError::Birth {
                 stage: life.link.page.stage().to_string().into(),
@@ -315,8 +323,9 @@ impl Source for Cell {
                     Received::Nothing => {}
                     Received::Closed => {
                         self.unwatch(&mut life, &[OUTCOMES]);
-                        if life.alarm.is_none()
-                            && life.exit.is_none()
+                        // What it still had to do in time, it cannot tell of any more.
+                        Cell::quiet_alarm(&mut life);
+                        if life.exit.is_none()
                             && life.outcome.is_none()
                             && let Ok(reactor) = reactor()
                         {
@@ -444,8 +453,9 @@ impl<R> Child<R> {
     /// # Errors
     /// As [`terminate`](Self::terminate).
     pub fn kill(&self) -> io::Result<()> {
-        let life = self.cell.life();
+        let mut life = self.cell.life();
         if life.exit.is_none() {
+            life.ended_by_handle = true;
             self.process().kill_group();
         }
         Ok(())
@@ -456,6 +466,7 @@ impl<R> Child<R> {
     }
 
     fn signal(&self, signal: i32) -> io::Result<()> {
+        self.cell.life().ended_by_handle = true;
         self.process().signal(signal)
     }
 

@@ -6,6 +6,7 @@ use crate::sys::SIGABRT;
 use crate::sys::pidfd::PidFd;
 use procession_worker::ipc::Page;
 use procession_worker::ipc::page::{LOAN, RING};
+use procession_worker::outlet::BATCH;
 use procession_worker::sys::fd;
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{FrameError, Inbox, push_header};
@@ -73,6 +74,9 @@ pub(crate) struct Link {
     /// How much of the first of them is written.
     written: usize,
     received: u64,
+    /// Where the stream stopped making sense: from there on only the shared ring is believed.
+    sense_ends: Option<u64>,
+    dead: bool,
     exit: Option<Exit>,
 }
 
@@ -104,6 +108,8 @@ impl Link {
             spare: Vec::new(),
             written: 0,
             received: 0,
+            sense_ends: None,
+            dead: false,
             exit: None,
         })
     }
@@ -216,6 +222,9 @@ impl Link {
             Ok(0) => Received::Closed,
             Ok(n) => {
                 self.received += n as u64;
+                if self.sense_ends.is_some() {
+                    self.distrust();
+                }
                 Received::Bytes
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
@@ -223,9 +232,31 @@ impl Link {
         }
     }
 
-    /// After the process has died: reads what it had written to the pipe, and then what it had finished and not yet
-    /// written, from the shared ring. False if the ring makes no sense.
-    pub(crate) fn receive_the_rest(&mut self) -> bool {
+    /// How much of the stream has been taken as whole frames.
+    fn taken(&self) -> u64 {
+        self.received - self.inbox.pending().len() as u64
+    }
+
+    /// What has arrived and is not taken is no part of the stream, and neither is what follows: another hand wrote it.
+    pub(crate) fn distrust(&mut self) {
+        self.sense_ends = self.sense_ends.or(Some(self.taken()));
+        self.inbox.consume(self.inbox.pending().len());
+    }
+
+    /// May the next frame, as far as it has arrived, be the worker's? All but what is too large for the ring is finished before
+    /// it is written, so a small frame that ends beyond what is finished is none.
+    pub(crate) fn makes_sense(&self) -> bool {
+        match self.inbox.announced() {
+            Some(whole) if !self.dead && whole <= BATCH => {
+                self.taken().saturating_add(whole) <= self.page.committed()
+            }
+            _ => true,
+        }
+    }
+
+    /// After the process has died: reads what it had written to the pipe.
+    pub(crate) fn receive_the_rest(&mut self) {
+        self.dead = true;
         // What is there now is all that the worker wrote; a child of its own that holds the pipe may go on for ever.
         let mut left = fd::unread(&self.ends.outcomes).unwrap_or(0);
         while left > 0 {
@@ -238,12 +269,25 @@ impl Link {
                 _ => break,
             }
         }
+        if self.sense_ends.is_some() {
+            self.distrust();
+        }
+    }
+
+    /// And then, when all whole frames are taken: what it had finished and is not among them, from the shared ring. False
+    /// if the ring makes no sense.
+    ///
+    /// It is counted from the last whole frame and not from the last byte. What a torn frame has of finished bytes is in
+    /// the ring as well, and what it has of others' is not.
+    pub(crate) fn receive_the_ring(&mut self) -> bool {
+        let taken = self.sense_ends.take().unwrap_or(self.taken());
+        self.inbox.consume(self.inbox.pending().len());
         let committed = self.page.committed();
-        match committed.checked_sub(self.received) {
-            // It died in the middle of a large outcome, which went around the ring.
+        match committed.checked_sub(taken) {
+            // A large outcome goes around the ring, and it died before it could say that this one is finished.
             None => true,
             Some(missing) if missing <= RING as u64 => {
-                self.page.get(self.received, committed, self.inbox.fill().0);
+                self.page.get(taken, committed, self.inbox.fill().0);
                 self.received = committed;
                 true
             }

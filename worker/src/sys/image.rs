@@ -141,7 +141,8 @@ pub fn at_offset<T: 'static>(offset: u64) -> Option<&'static Marked<T>> {
 /// A function item, or a closure that captures nothing, is such a type: there is one value of it and no state in it.
 #[must_use]
 pub fn conjure<F: Copy + Send + Sync + 'static>() -> F {
-    const { assert!(size_of::<F>() == 0, "only a type without bytes can be made from nothing") };
+    // Where the type is known, the compiler has refused anything else with a better text.
+    assert!(size_of::<F>() == 0, "only a type without bytes can be made from nothing");
     // SAFETY: the type has no bytes to be invalid. A value of it exists in the process that sent the call, it is
     // `Copy`, so there may be another, and `Send + Sync`, so that no thread's or scope's privilege can hide in it.
     unsafe { NonNull::<F>::dangling().read() }
