@@ -7,6 +7,7 @@ use crate::Exit;
 use crate::error::{Codec, Half, Lost, Panic, SpawnError, TaskError};
 use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
 use crate::sys::pidfd::PidFd;
+use crate::sys::wait;
 use crate::sys::{ECHILD, SIGINT, SIGTERM};
 use procession_worker::ipc::page::Stage;
 use procession_worker::sys::image;
@@ -51,6 +52,8 @@ struct Life {
     link: Link,
     watches: [Option<Watch>; 3],
     alarm: Option<Alarm>,
+    /// Does somebody who waits look at the process, instead of the reactor?
+    led: bool,
     born: bool,
     /// Why we killed it, if we did.
     reason: Option<Arc<str>>,
@@ -123,6 +126,7 @@ fn spawn(
             link,
             watches: [None; 3],
             alarm: None,
+            led: false,
             born: false,
             reason: None,
             ended_by_handle: false,
@@ -136,7 +140,7 @@ fn spawn(
         cell.ends.process.kill_group();
         // Killed, so this ends; and nobody watches it.
         while cell.life().link.reap().is_none() {
-            crate::sys::wait::ready([(cell.ends.process.as_fd(), false)], None);
+            wait::ready([(cell.ends.process.as_fd(), false)], None);
         }
         roster::leave(pid);
         SpawnError::system("watching the process")(error)
@@ -189,6 +193,87 @@ impl Cell {
     fn quiet_alarm(life: &mut Life) {
         if let (Some(alarm), Ok(reactor)) = (life.alarm.take(), reactor()) {
             reactor.cancel_alarm(alarm);
+        }
+    }
+
+    /// Waits until the process has ended, or the deadline. The first one to wait looks at the process itself, which saves
+    /// two changes of thread; the others are told.
+    fn wait(&self, deadline: Option<Instant>) -> Option<Exit> {
+        let mut life = self.life();
+        while life.exit.is_none() {
+            if !life.led {
+                life.led = true;
+                self.let_reactor_watch(&life, Interest::Nothing);
+                drop(life);
+                let in_time = self.look(deadline);
+                life = self.life();
+                life.led = false;
+                self.let_reactor_watch(&life, Interest::Read);
+                self.changed.notify_all();
+                if !in_time {
+                    break;
+                }
+                continue;
+            }
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    (life, _) = self.changed.wait_timeout(life, left).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        life.exit
+    }
+
+    fn let_reactor_watch(&self, life: &Life, interest: Interest) {
+        let Ok(reactor) = reactor() else { return };
+        for (which, fd) in [(PROCESS, self.ends.process.as_fd()), (OUTCOMES, self.ends.outcomes.as_fd())] {
+            if let Some(watch) = life.watches[which as usize] {
+                reactor.modify(watch, fd, interest);
+            }
+        }
+    }
+
+    /// Sees to the process until something has come of it; false if that was the deadline.
+    fn look(&self, deadline: Option<Instant>) -> bool {
+        loop {
+            let open = self.life().watches[OUTCOMES as usize].is_some();
+            let process = (self.ends.process.as_fd(), false);
+            let [died, spoke] = if open {
+                wait::ready([process, (self.ends.outcomes.as_fd(), false)], deadline)
+            } else {
+                let [died] = wait::ready([process], deadline);
+                [died, false]
+            };
+            if died {
+                self.died();
+                return true;
+            } else if spoke {
+                self.listen();
+            } else if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return false;
+            }
+        }
+    }
+
+    /// Reads what the process has written.
+    fn listen(&self) {
+        let mut life = self.life();
+        match life.link.receive() {
+            Received::Bytes => Self::understand(&mut life),
+            Received::Nothing => {}
+            Received::Closed => {
+                self.unwatch(&mut life, &[OUTCOMES]);
+                // What it still had to do in time, it cannot tell of any more.
+                Self::quiet_alarm(&mut life);
+                if life.exit.is_none()
+                    && life.outcome.is_none()
+                    && let Ok(reactor) = reactor()
+                {
+                    life.alarm = Some(reactor.set_alarm(Instant::now() + CLOSING, self.weak(), OUTCOMES));
+                }
+            }
         }
     }
 
@@ -316,25 +401,7 @@ impl Source for Cell {
                     self.unwatch(&mut life, &[CALLS]);
                 }
             }
-            _ => {
-                let mut life = self.life();
-                match life.link.receive() {
-                    Received::Bytes => Cell::understand(&mut life),
-                    Received::Nothing => {}
-                    Received::Closed => {
-                        self.unwatch(&mut life, &[OUTCOMES]);
-                        // What it still had to do in time, it cannot tell of any more.
-                        Cell::quiet_alarm(&mut life);
-                        if life.exit.is_none()
-                            && life.outcome.is_none()
-                            && let Ok(reactor) = reactor()
-                        {
-                            life.alarm =
-                                Some(reactor.set_alarm(Instant::now() + CLOSING, self.weak(), OUTCOMES));
-                        }
-                    }
-                }
-            }
+            _ => self.listen(),
         }
     }
 
@@ -410,12 +477,10 @@ impl<R> Child<R> {
     /// # Errors
     /// None today; kept for systems where waiting can fail.
     pub fn wait(&self) -> io::Result<Exit> {
-        let mut life = self.cell.life();
         loop {
-            if let Some(exit) = life.exit {
+            if let Some(exit) = self.cell.wait(None) {
                 return Ok(exit);
             }
-            life = self.cell.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -424,12 +489,7 @@ impl<R> Child<R> {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(&self, limit: Duration) -> io::Result<Option<Exit>> {
-        let (life, _) = self
-            .cell
-            .changed
-            .wait_timeout_while(self.cell.life(), limit, |life| life.exit.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        Ok(life.exit)
+        Ok(self.cell.wait(Instant::now().checked_add(limit)))
     }
 
     /// Asks it to end: SIGTERM, to the process alone. No error if it has ended.
