@@ -1,0 +1,11 @@
+//! The robustness tests: every way to misbehave, at every moment of a worker's life; what a death costs, counted; and
+//! what the parent's own death leaves behind. `tests/README.md` has the table.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod once;
+mod orphans;
+mod pool;
+mod process;
+mod table;
