@@ -140,7 +140,7 @@ fn workers_killed_at_random_moments_lose_one_item_each_at_most_and_nothing_runs_
                     }
                 }
                 let reasons: Vec<_> = failed.values().take(3).map(ToString::to_string).collect();
-                assert!(failed.len() <= 20, "{} lost: {reasons:?}, {:?}", failed.len(), failed.keys());
+                assert!(failed.len() <= 20, "{} lost: {reasons:?}, {:?}", failed.len(), failed.keys().map(|&k| (k, marks.counts()[k as usize])).collect::<Vec<_>>());
                 failed.len()
             });
         });
