@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::ThreadId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Somebody who waits.
 pub(crate) trait Source: Send + Sync {
@@ -153,6 +153,13 @@ impl Reactor {
             self.wake();
         }
         alarm
+    }
+
+    /// [`set_alarm`](Self::set_alarm) after so long; what is beyond all time is beyond this program's.
+    pub(crate) fn set_alarm_after(&self, after: Duration, source: Weak<dyn Source>, token: u64) -> Alarm {
+        let now = Instant::now();
+        let at = now.checked_add(after).unwrap_or_else(|| now + Duration::from_secs(1 << 32));
+        self.set_alarm(at, source, token)
     }
 
     /// Forgets a deadline.

@@ -133,6 +133,11 @@ impl Core {
         held
     }
 
+    /// Why nothing will ever run again, if that is so.
+    pub(crate) fn over(&self) -> Option<TaskError> {
+        self.heart().state.over()
+    }
+
     /// How many bytes of a job's input are held.
     pub(crate) fn held(&self, job: JobId) -> usize {
         self.heart().jobs.get(job).map_or(0, Job::held)
@@ -291,9 +296,9 @@ impl Core {
                 Action::Send { worker, slot, tag, job, items } => {
                     self.send(heart, worker, (slot, tag), job, &items);
                 }
-                Action::TakeBack { worker, slot, tag, count, keep } => {
+                Action::TakeBack { worker, slot, tag, count, halve } => {
                     if let Some(seat) = heart.seats.get(worker) {
-                        let range = seat.link.page.take_back(slot, tag, count, keep);
+                        let range = seat.link.page.take_back(slot, tag, count, halve);
                         heart.state.taken_back(worker, slot, range);
                     }
                 }
@@ -380,7 +385,7 @@ impl Core {
         let calls = heart.state.calls(worker);
         let taken: Vec<_> = calls
             .into_iter()
-            .map(|(slot, tag, count)| (slot, seat.link.page.take_back(slot, tag, count, 0)))
+            .map(|(slot, tag, count)| (slot, seat.link.page.take_back(slot, tag, count, false)))
             .collect();
         let overdue =
             look_at_clock && self.template.task_timeout.is_some_and(|limit| seat.overrun(limit).is_none());

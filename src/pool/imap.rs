@@ -80,6 +80,14 @@ where
     /// Takes as much input as the window allows.
     fn refill(&mut self) {
         let (Some(job), Some(items)) = (self.job, &mut self.items) else { return };
+        if let Some(error) = self.core.over() {
+            // Input may be endless; what is on its way is told, and then this.
+            self.broken = Some(error);
+            self.items = None;
+            self.sink.set_total(self.input.position());
+            self.core.seal(job);
+            return;
+        }
         let window = self.core.window(job);
         let mut held = self.core.held(job);
         let mut ended = false;

@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(super) const PROCESS: u64 = 0;
 pub(super) const OUTCOMES: u64 = 1;
@@ -130,7 +130,7 @@ impl Seat {
     fn set_alarm(&mut self, after: Duration, which: u64) {
         self.quiet_alarm();
         if let Ok(reactor) = reactor() {
-            self.alarm = Some(reactor.set_alarm(Instant::now() + after, self.weak(), which));
+            self.alarm = Some(reactor.set_alarm_after(after, self.weak(), which));
         }
     }
 
@@ -271,7 +271,7 @@ impl Seat {
         if self.deadline.is_none()
             && let Ok(reactor) = reactor()
         {
-            self.deadline = Some(reactor.set_alarm(Instant::now() + after, self.weak(), TASK));
+            self.deadline = Some(reactor.set_alarm_after(after, self.weak(), TASK));
         }
     }
 

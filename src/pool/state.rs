@@ -43,7 +43,7 @@ pub(crate) enum Action {
     /// Offer these items in a slot of the worker's page, and send them.
     Send { worker: WorkerId, slot: u8, tag: u16, job: JobId, items: Range<u64> },
     /// Take back what is not started, but for `keep` items; answered by [`State::taken_back`].
-    TakeBack { worker: WorkerId, slot: u8, tag: u16, count: u32, keep: u32 },
+    TakeBack { worker: WorkerId, slot: u8, tag: u16, count: u32, halve: bool },
     /// Take back everything that is not started; answered by [`State::frozen`].
     Freeze(WorkerId),
     /// Kill the process and its group.
@@ -226,18 +226,25 @@ impl State {
     /// More items of a job, next to each other.
     pub(crate) fn submit(&mut self, job: JobId, items: Range<u64>) {
         let count = items.end - items.start;
+        let over = self.over();
         let Some(entry) = self.jobs.get_mut(job) else { return };
         entry.unresolved += count;
         entry.queued += count;
-        if entry.cancelled || self.broken.is_some() {
+        if entry.cancelled || over.is_some() {
             entry.queued -= count;
-            let error = self.broken.clone().map_or(TaskError::Cancelled, TaskError::Spawn);
+            let error = over.unwrap_or(TaskError::Cancelled);
             self.fail(job, items, error);
             return;
         }
         self.queue.push_back(Run { job, items });
         self.refill();
         self.dispatch();
+    }
+
+    /// Why nothing will ever run again, if that is so.
+    pub(crate) fn over(&self) -> Option<TaskError> {
+        let broken = self.broken.clone().map(TaskError::Spawn);
+        broken.or(self.terminated.then_some(TaskError::Closed))
     }
 
     /// No more items of this job will come.
@@ -822,11 +829,11 @@ impl State {
         // The reserve whole, else half of what is left of the running chunk.
         let several = entry.calls.iter().filter(|call| call.done < call.end).count() > 1;
         let last = entry.calls.iter().rev().find(|call| call.done < call.end);
-        let Some(&Call { slot, tag, count, end, done, .. }) = last else { return };
-        let keep = if several { 0 } else { (end - done) / 2 };
+        let Some(&Call { slot, tag, count, .. }) = last else { return };
+        let halve = !several;
         // Until it is answered, do not ask again.
         entry.dry = true;
-        self.actions.push_back(Action::TakeBack { worker: victim, slot, tag, count, keep });
+        self.actions.push_back(Action::TakeBack { worker: victim, slot, tag, count, halve });
     }
 
     fn dismiss_the_idle(&mut self) {

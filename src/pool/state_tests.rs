@@ -77,8 +77,8 @@ impl World {
                     assert!(body.calls.iter().all(|call| call.slot != slot), "slot {slot} is in use");
                     body.calls.push_back(Claim { slot, tag, job, items, next: 0, end, answered: 0 });
                 }
-                Action::TakeBack { worker, slot, keep, .. } => {
-                    let range = self.take_back(worker, slot, keep);
+                Action::TakeBack { worker, slot, halve, .. } => {
+                    let range = self.take_back(worker, slot, halve);
                     self.state.taken_back(worker, slot, range);
                 }
                 Action::Freeze(worker) => self.freeze(worker, false),
@@ -100,9 +100,9 @@ impl World {
         }
     }
 
-    fn take_back(&mut self, worker: WorkerId, slot: u8, keep: u32) -> Option<Range<u32>> {
+    fn take_back(&mut self, worker: WorkerId, slot: u8, halve: bool) -> Option<Range<u32>> {
         let call = self.bodies.get_mut(&worker)?.calls.iter_mut().find(|call| call.slot == slot)?;
-        let end = (call.next + keep).min(call.end);
+        let end = call.next + if halve { (call.end - call.next) / 2 } else { 0 };
         let range = end..call.end;
         call.end = end;
         Some(range)
@@ -111,7 +111,7 @@ impl World {
     fn freeze(&mut self, worker: WorkerId, overdue: bool) {
         let calls = self.state.calls(worker);
         let taken: Vec<_> =
-            calls.into_iter().map(|(slot, _, _)| (slot, self.take_back(worker, slot, 0))).collect();
+            calls.into_iter().map(|(slot, _, _)| (slot, self.take_back(worker, slot, false))).collect();
         self.state.frozen(worker, &taken, overdue);
     }
 

@@ -168,7 +168,7 @@ impl Cell {
             self.unwatch(&mut life, &[PROCESS, OUTCOMES, CALLS]);
             return Err(error);
         }
-        life.alarm = Some(reactor.set_alarm(Instant::now() + self.birth_limit, self.weak(), BIRTH));
+        life.alarm = Some(reactor.set_alarm_after(self.birth_limit, self.weak(), BIRTH));
         Ok(())
     }
 

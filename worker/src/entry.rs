@@ -99,12 +99,12 @@ fn arrive(spec: &'static str) {
         let _ = nix::unistd::write(std::io::stderr(), text);
         life::exit_now(Farewell::Refused as i32);
     };
-    start::hide_flag();
     tie_life(&belongings);
     if spec.in_init {
         *WAITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(belongings);
         return;
     }
+    start::hide_flag();
     belongings.page.set_stage(Stage::Constructing);
     start::run_later_constructors();
     fd::open_standard_streams();
@@ -130,6 +130,8 @@ pub fn init() {
     INIT_CALLED.store(true, Ordering::Relaxed);
     let waiting = WAITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     if let Some(belongings) = waiting {
+        // Not before: the loader goes on to call constructors with the count of arguments that it made.
+        start::hide_flag();
         live(belongings);
     }
 }

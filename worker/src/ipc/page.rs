@@ -215,11 +215,11 @@ impl Page {
         }
     }
 
-    /// The parent takes back what is not started, but for the first `keep` items of it: the range taken, perhaps empty.
+    /// The parent takes back what is not started, or the second half of it: the range taken, empty only if all is started.
     ///
     /// `None` if the word makes no sense for a call of `count` items offered with `tag`.
     #[must_use]
-    pub fn take_back(&self, slot: u8, tag: u16, count: u32, keep: u32) -> Option<Range<u32>> {
+    pub fn take_back(&self, slot: u8, tag: u16, count: u32, halve: bool) -> Option<Range<u32>> {
         let word = self.map.word(Self::claim_at(slot));
         let mut now = word.load(Acquire);
         loop {
@@ -227,7 +227,8 @@ impl Page {
             if claim.tag != tag || claim.next > claim.end || claim.end > count {
                 return None;
             }
-            let end = claim.next.saturating_add(keep).min(claim.end);
+            let left = claim.end - claim.next;
+            let end = claim.next + if halve { left / 2 } else { 0 };
             match word.compare_exchange_weak(now, Claim { end, ..claim }.pack(), AcqRel, Acquire) {
                 Ok(_) => return Some(end..claim.end),
                 Err(newer) => now = newer,
@@ -381,18 +382,18 @@ mod tests {
     proptest! {
         #[test]
         fn every_item_is_claimed_or_taken_back_never_both(
-            count in 0_u32..50, tag: u16, moves in prop::collection::vec((any::<bool>(), 0_u32..8), 0..100),
+            count in 0_u32..50, tag: u16, moves in prop::collection::vec((any::<bool>(), any::<bool>()), 0..100),
         ) {
             let page = page();
             page.offer(3, tag, count);
             let mut owner = vec![None; count as usize];
-            for (worker, keep) in moves {
+            for (worker, halve) in moves {
                 if worker {
                     if let Some(item) = page.take_next(3, tag) {
                         prop_assert_eq!(owner[item as usize].replace("worker"), None);
                     }
                 } else {
-                    for item in page.take_back(3, tag, count, keep).unwrap() {
+                    for item in page.take_back(3, tag, count, halve).unwrap() {
                         prop_assert_eq!(owner[item as usize].replace("parent"), None);
                     }
                 }
@@ -413,10 +414,10 @@ mod tests {
         }
 
         #[test]
-        fn nonsense_in_the_page_is_seen_or_harmless(byte: u8, count in 0_u32..1000, keep in 0_u32..10) {
+        fn nonsense_in_the_page_is_seen_or_harmless(byte: u8, count in 0_u32..1000, halve: bool) {
             let page = page();
             page.scribble(byte);
-            if let Some(range) = page.take_back(0, 7, count, keep) {
+            if let Some(range) = page.take_back(0, 7, count, halve) {
                 prop_assert!(range.end <= count);
             }
             let _ = (page.words(), page.stage(), page.claim(200));
@@ -437,7 +438,7 @@ mod tests {
                     scope.spawn(|| std::iter::from_fn(|| page.take_next(0, round)).collect::<Vec<_>>());
                 let mut back = Vec::new();
                 for _ in 0..20 {
-                    back.extend(page.take_back(0, round, count, 40).unwrap());
+                    back.extend(page.take_back(0, round, count, true).unwrap());
                 }
                 (worker.join().unwrap(), back)
             });
