@@ -4,9 +4,9 @@
 //! It is also the thread that spawns every worker, since the kernel ties a worker's life to the thread that spawned it
 //! and this one lives as long as the process.
 
+pub(crate) use crate::sys::poller::Interest;
+use crate::sys::poller::Poller;
 use crate::sys::wait;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
 use std::collections::BTreeMap;
 use std::io;
@@ -33,25 +33,6 @@ new_key_type! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Alarm(Instant, u64);
 
-/// What to wait for at a descriptor; a hang-up is always told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Interest {
-    Nothing,
-    Read,
-    Write,
-}
-
-impl Interest {
-    const fn flags(self) -> EpollFlags {
-        match self {
-            // A hang-up is told in any case; once is enough.
-            Self::Nothing => EpollFlags::EPOLLONESHOT,
-            Self::Read => EpollFlags::EPOLLIN,
-            Self::Write => EpollFlags::EPOLLOUT,
-        }
-    }
-}
-
 type Errand = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -64,8 +45,7 @@ struct Book {
 
 /// The reactor of this process.
 pub(crate) struct Reactor {
-    epoll: Epoll,
-    wake: EventFd,
+    poller: Poller,
     book: Mutex<Book>,
     thread: OnceLock<ThreadId>,
 }
@@ -100,10 +80,7 @@ pub(crate) fn reactor() -> io::Result<&'static Reactor> {
 
 impl Reactor {
     fn new() -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Watch::null().data().as_ffi()))?;
-        Ok(Self { epoll, wake, book: Mutex::default(), thread: OnceLock::new() })
+        Ok(Self { poller: Poller::new()?, book: Mutex::default(), thread: OnceLock::new() })
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -119,24 +96,23 @@ impl Reactor {
         token: u64,
     ) -> io::Result<Watch> {
         let watch = self.book().watches.insert((source, token));
-        match self.epoll.add(fd, EpollEvent::new(interest.flags(), watch.data().as_ffi())) {
+        match self.poller.add(fd, interest, watch.data().as_ffi()) {
             Ok(()) => Ok(watch),
             Err(error) => {
                 self.book().watches.remove(watch);
-                Err(error.into())
+                Err(error)
             }
         }
     }
 
     /// Waits for something else at a watched descriptor.
     pub(crate) fn modify(&self, watch: Watch, fd: impl AsFd, interest: Interest) {
-        let mut event = EpollEvent::new(interest.flags(), watch.data().as_ffi());
-        let _ = self.epoll.modify(fd, &mut event);
+        self.poller.modify(fd, interest, watch.data().as_ffi());
     }
 
     /// Ends a watch; a call of `on_ready` that is under way may still come.
     pub(crate) fn remove(&self, watch: Watch, fd: impl AsFd) {
-        let _ = self.epoll.delete(fd);
+        self.poller.remove(fd);
         // Dropped outside the lock: the last reference to a source may be this one.
         let _source = self.book().watches.remove(watch);
     }
@@ -180,24 +156,19 @@ impl Reactor {
 
     fn wake(&self) {
         if !self.is_here() {
-            let _ = self.wake.write(1);
+            self.poller.wake();
         }
     }
 
     fn run(&self) {
         let _ = self.thread.set(std::thread::current().id());
-        let mut events = [EpollEvent::empty(); 256];
+        let mut ready = Vec::new();
         loop {
             self.run_errands();
             self.sound_alarms();
-            let timeout = self.timeout();
-            let count = self.epoll.wait(&mut events, timeout).unwrap_or_default();
-            for event in &events[..count] {
-                let watch = Watch::from(KeyData::from_ffi(event.data()));
-                if watch.is_null() {
-                    let _ = self.wake.read();
-                    continue;
-                }
+            self.poller.wait(self.next_deadline(), &mut ready);
+            for token in ready.drain(..) {
+                let watch = Watch::from(KeyData::from_ffi(token));
                 let found =
                     self.book().watches.get(watch).map(|(source, token)| (Arc::clone(source), *token));
                 if let Some((source, token)) = found {
@@ -207,16 +178,12 @@ impl Reactor {
         }
     }
 
-    fn timeout(&self) -> EpollTimeout {
+    fn next_deadline(&self) -> Option<Instant> {
         let book = self.book();
-        if !book.errands.is_empty() {
-            return EpollTimeout::ZERO;
-        }
-        match book.alarms.first_key_value() {
-            None => EpollTimeout::NONE,
-            Some((Alarm(at, _), _)) => {
-                EpollTimeout::try_from(wait::millis_until(*at)).unwrap_or(EpollTimeout::MAX)
-            }
+        if book.errands.is_empty() {
+            book.alarms.first_key_value().map(|(Alarm(at, _), _)| *at)
+        } else {
+            Some(Instant::now())
         }
     }
 

@@ -1178,7 +1178,7 @@ fn what_a_killed_worker_ran_is_lost_with_its_cause() {
 fn a_large_value_travels_both_ways() {
     within(LONG, || {
         let pool = Pool::new(1).unwrap();
-        let large: Vec<u8> = (0..16 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
+        let large: Vec<u8> = (0..4 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
         let back = pool
             .apply(
                 |mut bytes: Vec<u8>| {

@@ -196,11 +196,21 @@ impl Core {
         if let Some(entry) = jobs.get_mut(job) {
             entry.hurried = true;
         }
-        for worker in state.runners(job) {
-            if let Some(seat) = seats.get(worker) {
+        let runners: Vec<WorkerId> = state.runners(job).collect();
+        for &worker in &runners {
+            if let Some(seat) = seats.get_mut(worker) {
                 seat.link.page.set_hungry(true);
             }
         }
+        for worker in runners {
+            // What it has finished may lie in the ring since before it was asked.
+            while heart.seats.get_mut(worker).is_some_and(|seat| seat.link.receive() == Received::Bytes) {}
+            if let Some(seat) = heart.seats.get_mut(worker) {
+                seat.link.look_ahead();
+                self.understand(&mut heart, worker);
+            }
+        }
+        self.act(&mut heart);
     }
 
     pub(crate) fn close(&self) {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,8 +45,6 @@ pub struct ThreadPool {
 struct Queue {
     errands: VecDeque<Errand>,
     closing: bool,
-    /// Dropped without being run; their callers are told by whoever drops them.
-    terminated: bool,
     alive: usize,
 }
 
@@ -53,6 +52,8 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// Maps that run look here between two items.
+    terminated: AtomicBool,
 }
 
 impl fmt::Debug for Shared {
@@ -98,7 +99,7 @@ impl Shared {
     fn close(&self, terminate: bool) {
         let mut queue = lock(&self.queue);
         queue.closing = true;
-        queue.terminated |= terminate;
+        self.terminated.fetch_or(terminate, Ordering::Relaxed);
         let dropped = if terminate { std::mem::take(&mut queue.errands) } else { VecDeque::new() };
         drop(queue);
         // Outside the lock: dropping them tells their callers, who may ask again.
@@ -233,6 +234,7 @@ impl ThreadPool {
             input: Mutex::new(Portions { items: items.into_iter(), next: 0, pace: Pace::default() }),
             output: Mutex::new(Vec::new()),
             owed: Mutex::new(Some(Owed { sink: Arc::clone(&sink), result: None })),
+            pool: Arc::clone(&self.shared),
             threads: self.threads,
             total,
         });
@@ -274,8 +276,14 @@ impl ThreadPool {
         self.iterate(f, items.into_iter(), false)
     }
 
-    fn iterate<T, R, F, I: Iterator<Item = T>>(&self, f: F, items: I, in_order: bool) -> Imap<I, F, R> {
-        Imap {
+    fn iterate<T, R, F, I>(&self, f: F, items: I, in_order: bool) -> Imap<I, F, R>
+    where
+        I: Iterator<Item = T>,
+        T: Send + 'static,
+        F: Fn(T) -> R + Copy + Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        let mut imap = Imap {
             shared: Arc::clone(&self.shared),
             f,
             items,
@@ -286,7 +294,10 @@ impl ThreadPool {
             ended: false,
             arrived: Arc::default(),
             current: Vec::new().into_iter(),
-        }
+            closed: false,
+        };
+        imap.refill();
+        imap
     }
 
     /// The process id of each thread's process, which is this one's.
@@ -353,6 +364,7 @@ struct Share<A, R: Send + 'static> {
     input: Mutex<Portions<A>>,
     output: Mutex<Vec<Stretch<R>>>,
     owed: Mutex<Option<Owed<Vec<R>>>>,
+    pool: Arc<Shared>,
     threads: usize,
     total: usize,
 }
@@ -374,7 +386,13 @@ impl<A, R: Send + 'static> Share<A, R> {
                 return self.finish();
             }
             let (start, count) = (Instant::now(), u32::try_from(chunk.len()).unwrap_or(u32::MAX));
-            let results: Vec<_> = chunk.into_iter().map(|args| attempt(f, args)).collect();
+            let mut results = Vec::with_capacity(chunk.len());
+            for args in chunk {
+                if self.pool.terminated.load(Ordering::Relaxed) {
+                    return;
+                }
+                results.push(attempt(f, args));
+            }
             let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             lock(&self.input).pace.learn(count, nanos);
             lock(&self.output).push((first, results));
@@ -401,11 +419,18 @@ struct Arrived<R> {
     results: Mutex<BTreeMap<u64, Vec<Result<R, TaskError>>>>,
     pace: Mutex<Pace>,
     changed: Condvar,
+    /// Nobody waits any more.
+    dropped: AtomicBool,
 }
 
 impl<R> Default for Arrived<R> {
     fn default() -> Self {
-        Self { results: Mutex::default(), pace: Mutex::default(), changed: Condvar::new() }
+        Self {
+            results: Mutex::default(),
+            pace: Mutex::default(),
+            changed: Condvar::new(),
+            dropped: AtomicBool::new(false),
+        }
     }
 }
 
@@ -421,6 +446,9 @@ impl<R> Place<R> {
     fn work<T, F: Fn(T) -> R + Copy + Send + Sync + 'static>(mut self, f: F, items: Vec<T>) {
         let start = Instant::now();
         for (item, index) in items.into_iter().zip(self.first..) {
+            if self.arrived.dropped.load(Ordering::Relaxed) {
+                return;
+            }
             self.results.push(attempt(f, (item,)).map_err(|error| error.at(index)));
         }
         let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -448,6 +476,8 @@ struct Imap<I, F, R> {
     ended: bool,
     arrived: Arc<Arrived<R>>,
     current: std::vec::IntoIter<Result<R, TaskError>>,
+    /// The pool takes no more; told once, in its turn.
+    closed: bool,
 }
 
 impl<I, T, F, R> Imap<I, F, R>
@@ -462,6 +492,10 @@ where
         let size = lock(&self.arrived.pace).next(u64::MAX, 1);
         let window = WINDOW * self.threads as u64 * u64::from(size);
         while !self.ended && self.submitted - self.yielded < window {
+            if lock(&self.shared.queue).closing {
+                (self.ended, self.closed) = (true, true);
+                return;
+            }
             let items: Vec<T> = self.items.by_ref().take(size as usize).collect();
             self.ended = items.len() < size as usize;
             if items.is_empty() {
@@ -493,7 +527,7 @@ where
             }
             self.refill();
             if self.yielded == self.submitted {
-                return None;
+                return std::mem::take(&mut self.closed).then_some(Err(TaskError::Closed));
             }
             let mut results = lock(&self.arrived.results);
             self.current = loop {
@@ -507,5 +541,11 @@ where
                 }
             };
         }
+    }
+}
+
+impl<I, F, R> Drop for Imap<I, F, R> {
+    fn drop(&mut self) {
+        self.arrived.dropped.store(true, Ordering::Relaxed);
     }
 }

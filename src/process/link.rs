@@ -5,8 +5,7 @@ use crate::Exit;
 use crate::sys::SIGABRT;
 use crate::sys::pidfd::PidFd;
 use procession_worker::ipc::Page;
-use procession_worker::ipc::page::{LOAN, RING};
-use procession_worker::outlet::BATCH;
+use procession_worker::ipc::page::{BATCH, LOAN, RING};
 use procession_worker::sys::fd;
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{FrameError, Inbox, push_header};
@@ -73,7 +72,10 @@ pub(crate) struct Link {
     spare: Vec<u8>,
     /// How much of the first of them is written.
     written: usize,
+    /// How much of the outcome stream is here, or was.
     received: u64,
+    /// How much of that came from the ring and is still to come by the pipe.
+    ahead: u64,
     /// Where the stream stopped making sense: from there on only the shared ring is believed.
     sense_ends: Option<u64>,
     dead: bool,
@@ -108,6 +110,7 @@ impl Link {
             spare: Vec::new(),
             written: 0,
             received: 0,
+            ahead: 0,
             sense_ends: None,
             dead: false,
             exit: None,
@@ -221,7 +224,7 @@ impl Link {
         match fd::read(&self.ends.outcomes, buffer, wanted) {
             Ok(0) => Received::Closed,
             Ok(n) => {
-                self.received += n as u64;
+                self.arrived(n);
                 if self.sense_ends.is_some() {
                     self.distrust();
                 }
@@ -229,6 +232,25 @@ impl Link {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
             Err(_) => Received::Closed,
+        }
+    }
+
+    /// The pipe has brought `n` bytes more; those that are known already are dropped again.
+    fn arrived(&mut self, n: usize) {
+        let again = usize::try_from(self.ahead).unwrap_or(usize::MAX).min(n);
+        if again > 0 {
+            self.inbox.forget(n, again);
+            self.ahead -= again as u64;
+        }
+        self.received += (n - again) as u64;
+    }
+
+    /// Looks at what the worker has finished and not written yet; the pipe is to be read empty first.
+    pub(crate) fn look_ahead(&mut self) {
+        if self.sense_ends.is_none() {
+            let more = self.page.peek(self.received, self.inbox.fill().0) as u64;
+            self.received += more;
+            self.ahead += more;
         }
     }
 
@@ -263,7 +285,7 @@ impl Link {
             let (buffer, wanted) = self.inbox.fill();
             match fd::read(&self.ends.outcomes, buffer, wanted.min(left)) {
                 Ok(n) if n > 0 => {
-                    self.received += n as u64;
+                    self.arrived(n);
                     left -= n.min(left);
                 }
                 _ => break,

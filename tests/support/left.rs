@@ -52,14 +52,6 @@ pub(crate) fn is_gone(pid: u32) -> bool {
     matches!(state_of(pid), None | Some('Z' | 'X'))
 }
 
-/// Has this worker come to life? It is started with every signal blocked, and unblocks them just before it says hello.
-pub(crate) fn is_born(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .any(|line| line.strip_prefix("SigBlk:").is_some_and(|mask| mask.trim() == "0000000000000000"))
-}
-
 /// Takes an orphan that has ended from the list of our children.
 pub(crate) fn reap_orphan(pid: u32) {
     let _ = waitpid(Pid::from_raw(i32::try_from(pid).unwrap()), Some(WaitPidFlag::WNOHANG));

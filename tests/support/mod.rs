@@ -84,4 +84,4 @@ pub(crate) fn poll_or(what: &str, limit: Duration, ready: impl Fn() -> Result<()
     }
 }
 
-pub(crate) use left::{is_born, is_gone, orphans, reap_orphan, state_of};
+pub(crate) use left::{is_gone, orphans, reap_orphan, state_of};

@@ -66,16 +66,18 @@ impl<'a> Chunk<'a> {
     /// Takes the next item, if there is one that is still ours to start.
     #[inline]
     pub fn claim(&mut self) -> bool {
-        if self.outlet.page().is_hungry() && self.outlet.is_pending() {
-            self.outlet.page().set_hungry(false);
-            self.outlet.flush();
-        }
         if self.head.flags & CallHead::TIMED != 0 {
             self.outlet.page().set_since(life::now());
         }
         let taken = !self.lost_place && self.outlet.page().take_next(self.head.slot, self.head.tag).is_some();
         if taken {
             self.step = Step::Decoding;
+            // After the claim: its full barrier lies between what we finished and this look, as the parent's lies between
+            // its asking and its look at what is finished, so one of us sees the other.
+            if self.outlet.page().is_hungry() && self.outlet.is_pending() {
+                self.outlet.page().set_hungry(false);
+                self.outlet.flush();
+            }
         }
         taken
     }

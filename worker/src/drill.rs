@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::RawFd;
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 
@@ -244,10 +245,24 @@ pub fn desert() {
     kill();
 }
 
-/// Adds 1 to byte `index` of the file at `path`, gives back `index`; the mark of one that runs.
+/// The environment variable that names the file to which a worker adds its process id (four bytes) at its first
+/// [`mark`].
+pub const AT_WORK: &str = "PROCESSION_DRILL_AT_WORK";
+
+fn sign_on() {
+    if let Some(path) = std::env::var_os(AT_WORK)
+        && let Ok(mut file) = OpenOptions::new().append(true).open(path)
+    {
+        let _ = file.write_all(&std::process::id().to_ne_bytes());
+    }
+}
+
+/// Adds 1 to byte `index` of the file at `path`, gives back `index`; the mark of one that runs. At `fatal` it is killed.
 #[must_use]
 pub fn mark(path: String, index: u64, fatal: u64) -> u64 {
     use std::os::unix::fs::FileExt;
+    static FIRST: Once = Once::new();
+    FIRST.call_once(sign_on);
     if let Ok(file) = OpenOptions::new().read(true).write(true).open(path) {
         let mut byte = [0];
         let _ = file.read_exact_at(&mut byte, index);

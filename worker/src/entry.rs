@@ -96,7 +96,7 @@ fn arrive(spec: &'static str) {
     else {
         // No println: nothing of std's start has run, and somebody typed this by hand.
         let text = b"procession: --procession-worker is how this program starts its own workers; it cannot be typed\n";
-        let _ = nix::unistd::write(std::io::stderr(), text);
+        life::complain(text);
         life::exit_now(Farewell::Refused as i32);
     };
     tie_life(&belongings);

@@ -1,7 +1,7 @@
 //! The stream of outcomes: first into the shared ring, where no death can take them back, then to the pipe in batches.
 
 use crate::ipc::Page;
-use crate::ipc::page::RING;
+use crate::ipc::page::{BATCH, RING};
 use crate::sys::{fd, life};
 use crate::wire::CodecError;
 use crate::wire::codec;
@@ -12,9 +12,6 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-
-/// Finished bytes are written to the pipe when they are this many at the latest; what is larger goes around the ring.
-pub const BATCH: u64 = RING as u64 / 2;
 
 /// The worker's end of the outcome pipe.
 #[derive(Debug)]

@@ -6,12 +6,15 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
 
 /// How many calls may be outstanding on one worker.
 pub const SLOTS: usize = 64;
 /// How many bytes of outcomes may be finished and not yet written to the pipe: what a pipe holds.
 pub const RING: usize = 64 * 1024;
+/// Finished bytes are written to the pipe when they are this many at the latest; what is larger goes around the ring.
+pub const BATCH: u64 = RING as u64 / 2;
 /// The most items in one call.
 pub const MAX_ITEMS: u32 = (1 << 24) - 1;
 
@@ -208,7 +211,7 @@ impl Page {
                 return None;
             }
             let taken = Claim { next: claim.next + 1, ..claim };
-            match word.compare_exchange_weak(now, taken.pack(), AcqRel, Acquire) {
+            match word.compare_exchange_weak(now, taken.pack(), SeqCst, Acquire) {
                 Ok(_) => return Some(claim.next),
                 Err(newer) => now = newer,
             }
@@ -264,12 +267,12 @@ impl Page {
     #[must_use]
     #[inline]
     pub fn is_hungry(&self) -> bool {
-        self.map.word(AT_HUNGRY).load(Relaxed) != 0
+        self.map.word(AT_HUNGRY).load(SeqCst) != 0
     }
 
     /// Asks for outcomes one by one, until the next batch has been written.
     pub fn set_hungry(&self, hungry: bool) {
-        self.map.word(AT_HUNGRY).store(u64::from(hungry), Relaxed);
+        self.map.word(AT_HUNGRY).store(u64::from(hungry), SeqCst);
     }
 
     /// Copies bytes of the outcome stream, from its byte `at` on, into the ring.
@@ -298,6 +301,24 @@ impl Page {
     pub fn write_to(&self, pipe: impl AsFd, from: u64, to: u64) -> io::Result<usize> {
         let start = (from % RING as u64) as usize;
         self.map.write_to(pipe, AT_RING + start, ((to - from) as usize).min(RING - start))
+    }
+
+    /// The parent looks at what is finished while the worker lives: appends the stream's bytes from `from` on, and says how
+    /// many. None if the worker has overtaken the look.
+    pub fn peek(&self, from: u64, out: &mut Vec<u8>) -> usize {
+        fence(SeqCst);
+        let before = out.len();
+        let committed = self.committed();
+        if committed <= from || committed - from > BATCH {
+            return 0;
+        }
+        self.get(from, committed, out);
+        fence(SeqCst);
+        // The worker fills the ring at most a batch beyond what it has committed, so half a ring behind that is safe.
+        if self.committed().saturating_sub(from) > RING as u64 - BATCH {
+            out.truncate(before);
+        }
+        out.len() - before
     }
 
     /// Appends bytes `from..to` of the outcome stream to `out`; at most a ring's length of them exist.

@@ -77,6 +77,11 @@ pub fn reset_signals() {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
+/// Writes to standard error without any of std's machinery, for before `main`.
+pub fn complain(text: &[u8]) {
+    let _ = nix::unistd::write(io::stderr(), text);
+}
+
 /// Leaves at once: no destructors, no exit handlers, nothing flushed.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: ends the process; nothing runs after it.

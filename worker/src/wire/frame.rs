@@ -193,6 +193,12 @@ impl Inbox {
         Some((word >> 3) + head as u64)
     }
 
+    /// Of the last `n` bytes read, drops the first `known`.
+    pub fn forget(&mut self, n: usize, known: usize) {
+        let start = self.bytes.len().saturating_sub(n);
+        self.bytes.drain(start..(start + known).min(self.bytes.len()));
+    }
+
     /// What is read and not yet taken.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
