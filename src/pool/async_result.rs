@@ -54,7 +54,7 @@ impl<R> AsyncResult<R> {
     /// One that has failed already.
     pub(crate) fn failed(error: TaskError, read: fn(&mut Tally) -> Result<R, TaskError>) -> Self {
         let sink = Sink::new(Some(1));
-        sink.fail(0..1, error);
+        sink.fail(0..1, error).tell();
         Self { sink, job: None, read }
     }
 

@@ -3,25 +3,23 @@
 
 use super::job::{Input, Job};
 use super::seat::{CALLS, OUTCOMES, Seat};
-use super::sink::{Batch, Sink, fault};
-use super::state::{Action, JobId, Limits, Nonsense, State, Why, WorkerId};
+use super::sink::{Sink, Tell};
+use super::state::{Action, JobId, Limits, State, Why, WorkerId};
 use crate::Exit;
 use crate::error::{Lost, Panic, SpawnError, TaskError, TimedOut};
-use crate::process::link::{Bytes, Ends, Link, Received};
+use crate::process::link::{Bytes, Link, Received};
 use crate::process::plan::{self, Settings, Streams};
 use crate::process::roster;
 use crate::reactor::{Source, reactor};
-use crate::sys::wait;
+use crate::sys::{EIO, wait};
 use procession_worker::current::next_path;
 use procession_worker::ipc::page::Stage;
-use procession_worker::sys::image;
 use procession_worker::task::Token;
-use procession_worker::wire::codec;
-use procession_worker::wire::frame::split;
-use procession_worker::wire::message::{CallHead, End, Hello, Up};
+use procession_worker::wire::message::CallHead;
 use slotmap::SecondaryMap;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -50,14 +48,17 @@ pub(crate) struct Core {
 #[derive(Debug)]
 pub(crate) struct Heart {
     pub(crate) state: State,
-    seats: SecondaryMap<WorkerId, Seat>,
-    jobs: SecondaryMap<JobId, Job>,
+    pub(super) seats: SecondaryMap<WorkerId, Seat>,
+    pub(super) jobs: SecondaryMap<JobId, Job>,
     /// Spawns that were ordered and have not come back.
     spawning: usize,
     spawn_error: Option<SpawnError>,
     spawn_later: bool,
     /// Workers with something to write.
     dirty: Vec<WorkerId>,
+    /// What runs or drops user code, and therefore waits until the lock is free.
+    pub(super) tells: Vec<Tell>,
+    finished: Vec<Job>,
 }
 
 impl std::fmt::Debug for Core {
@@ -84,6 +85,8 @@ impl Core {
                 spawn_error: None,
                 spawn_later: false,
                 dirty: Vec::new(),
+                tells: Vec::new(),
+                finished: Vec::new(),
             }),
             changed: Condvar::new(),
             numbers: AtomicU64::new(0),
@@ -127,9 +130,10 @@ impl Core {
         let mut heart = self.heart();
         let Some(entry) = heart.jobs.get_mut(job) else { return 0 };
         let items = entry.add(input);
-        let held = entry.held();
         heart.state.submit(job, items);
         self.act(&mut heart);
+        let held = heart.jobs.get(job).map_or(0, Job::held);
+        self.finish(heart);
         held
     }
 
@@ -147,7 +151,7 @@ impl Core {
     pub(crate) fn seal(&self, job: JobId) {
         let mut heart = self.heart();
         heart.state.seal(job);
-        self.act(&mut heart);
+        self.finish(heart);
     }
 
     /// One task. With `wait`, does not return before it is resolved.
@@ -166,8 +170,7 @@ impl Core {
         heart.state.submit(job, items);
         let lead = if wait { self.take_lead(&mut heart, job) } else { None };
         heart.state.seal(job);
-        self.act(&mut heart);
-        drop(heart);
+        self.finish(heart);
         if let Some((worker, ends)) = lead {
             self.lead(worker, &ends, job, sink);
         }
@@ -181,7 +184,7 @@ impl Core {
     pub(crate) fn cancel(&self, job: JobId) {
         let mut heart = self.heart();
         heart.state.cancel(job);
-        self.act(&mut heart);
+        self.finish(heart);
     }
 
     /// How many items of a job may usefully be on their way.
@@ -204,25 +207,31 @@ impl Core {
         }
         for worker in runners {
             // What it has finished may lie in the ring since before it was asked.
-            while heart.seats.get_mut(worker).is_some_and(|seat| seat.link.receive() == Received::Bytes) {}
-            if let Some(seat) = heart.seats.get_mut(worker) {
-                seat.link.look_ahead();
-                self.understand(&mut heart, worker);
+            let Some(seat) = heart.seats.get_mut(worker) else { continue };
+            if seat.is_led() {
+                // Its pipe is another's to read; what is there will be read at once.
+                if seat.has_spoken() {
+                    continue;
+                }
+            } else {
+                while seat.link.receive() == Received::Bytes {}
             }
+            seat.link.look_ahead();
+            heart.understand(worker);
         }
-        self.act(&mut heart);
+        self.finish(heart);
     }
 
     pub(crate) fn close(&self) {
         let mut heart = self.heart();
         heart.state.close();
-        self.act(&mut heart);
+        self.finish(heart);
     }
 
     pub(crate) fn terminate(&self) {
         let mut heart = self.heart();
         heart.state.terminate();
-        self.act(&mut heart);
+        self.finish(heart);
     }
 
     /// Waits until a closed pool's last worker is gone; false at the deadline.
@@ -247,52 +256,22 @@ impl Core {
         self.heart().seats.values().map(|seat| seat.link.pid()).collect()
     }
 
-    // ---- a caller that waits anyway reads the pipe itself ---------------------------------------------------------
-
-    /// If the job's only item has a worker to itself, its outcomes are the caller's to read: that saves two changes of
-    /// thread.
-    fn take_lead(&self, heart: &mut Heart, job: JobId) -> Option<(WorkerId, Arc<Ends>)> {
-        let worker = heart.state.sole_runner(job)?;
-        let seat = heart.seats.get_mut(worker)?;
-        seat.begin_lead().then(|| (worker, Arc::clone(&seat.link.ends)))
-    }
-
-    fn lead(&self, worker: WorkerId, ends: &Arc<Ends>, job: JobId, sink: &Sink) {
-        // A large call is also written by its caller, as its worker takes it.
-        let mut behind = self.heart().seats.get(worker).is_some_and(|seat| seat.link.is_behind());
-        loop {
-            let (process, outcomes) = ((ends.process.as_fd(), false), (ends.outcomes.as_fd(), false));
-            let [died, spoke, takes] = if behind {
-                wait::ready([process, outcomes, (ends.calls.as_fd(), true)], None)
-            } else {
-                let [died, spoke] = wait::ready([process, outcomes], None);
-                [died, spoke, false]
-            };
-            let mut heart = self.heart();
-            if died {
-                self.bury(&mut heart, worker);
-            } else if spoke {
-                self.listen(&mut heart, worker);
-            }
-            if takes && let Some(seat) = heart.seats.get_mut(worker) {
-                behind = !seat.link.flush();
-            }
-            self.act(&mut heart);
-            let done = sink.tally().is_done();
-            let here = heart.state.holds(worker, job);
-            let busy = heart.state.is_busy(worker);
-            let Some(seat) = heart.seats.get_mut(worker) else { return };
-            if done || !here || seat.is_closed() {
-                seat.end_lead(busy);
-                return;
-            }
+    /// Carries out what has been decided, and then, with the lock free, tells whom it concerns.
+    pub(super) fn finish(&self, mut heart: MutexGuard<'_, Heart>) {
+        self.act(&mut heart);
+        let (tells, finished) = (std::mem::take(&mut heart.tells), std::mem::take(&mut heart.finished));
+        drop(heart);
+        drop(finished);
+        for tell in tells {
+            // A waker that panics is its owner's affair.
+            let _ = catch_unwind(AssertUnwindSafe(|| tell.tell()));
         }
     }
 
     // ---- actions --------------------------------------------------------------------------------------------------
 
     /// Carries out what the state has decided, until nothing is left to do.
-    fn act(&self, heart: &mut Heart) {
+    pub(super) fn act(&self, heart: &mut Heart) {
         while let Some(action) = heart.state.next_action() {
             match action {
                 Action::Spawn(worker) => {
@@ -327,10 +306,10 @@ impl Core {
                 Action::Fail { job, items, error } => {
                     if let Some(job) = heart.jobs.get_mut(job) {
                         job.resolved(&items);
-                        job.sink.fail(items, error);
+                        heart.tells.push(job.sink.fail(items, error));
                     }
                 }
-                Action::Finish(job) => drop(heart.jobs.remove(job)),
+                Action::Finish(job) => heart.finished.extend(heart.jobs.remove(job)),
                 Action::SpawnLater => {
                     if !std::mem::replace(&mut heart.spawn_later, true)
                         && let Ok(reactor) = reactor()
@@ -416,7 +395,11 @@ impl Core {
         } else {
             let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
             let name: Arc<str> = format!("{}-worker-{number}", self.template.name).into();
-            plan::start(&self.template.settings, Streams::default(), &name, next_path(), false)
+            // Whatever happens here, the count of spawns under way must come down again.
+            catch_unwind(AssertUnwindSafe(|| {
+                plan::start(&self.template.settings, Streams::default(), &name, next_path(), false)
+            }))
+            .unwrap_or(Err(SpawnError::System { stage: "starting the process", errno: EIO }))
         };
         let mut heart = self.heart();
         heart.spawning -= 1;
@@ -434,8 +417,7 @@ impl Core {
                 heart.state.spawn_failed(worker, error);
             }
         }
-        self.act(&mut heart);
-        drop(heart);
+        self.finish(heart);
         self.changed.notify_all();
     }
 
@@ -480,52 +462,29 @@ impl Core {
             CALLS => seat.flush(),
             _ => self.bury(&mut heart, worker),
         }
-        self.act(&mut heart);
+        self.finish(heart);
     }
 
     /// Reads what a worker has written.
-    fn listen(&self, heart: &mut Heart, worker: WorkerId) {
+    pub(super) fn listen(&self, heart: &mut Heart, worker: WorkerId) {
         let Some(seat) = heart.seats.get_mut(worker) else { return };
         match seat.link.receive() {
-            Received::Bytes => self.understand(heart, worker),
+            Received::Bytes => heart.understand(worker),
             Received::Nothing => {}
             Received::Closed => seat.closed(),
         }
     }
 
-    /// Takes frames as far as they are whole.
-    fn understand(&self, heart: &mut Heart, worker: WorkerId) {
-        let Heart { state, seats, jobs, .. } = heart;
-        let Some(seat) = seats.get_mut(worker) else { return };
-        loop {
-            let step = if seat.life.is_serving() {
-                serving(state, seat, jobs, worker)
-            } else {
-                growing(state, seat, worker)
-            };
-            match step {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(text) => {
-                    // What follows cannot be understood either.
-                    seat.link.distrust();
-                    state.condemn(worker, Why::Nonsense(text));
-                    return;
-                }
-            }
-        }
-    }
-
     /// A worker has died: what it had finished counts, what it ran is lost, what it had not started runs elsewhere.
-    fn bury(&self, heart: &mut Heart, worker: WorkerId) {
+    pub(super) fn bury(&self, heart: &mut Heart, worker: WorkerId) {
         // Whatever it still has to say, it gets nothing more to do.
         heart.state.dying(worker);
         let Some(seat) = heart.seats.get_mut(worker) else { return };
         seat.link.receive_the_rest();
-        self.understand(heart, worker);
+        heart.understand(worker);
         let Some(seat) = heart.seats.get_mut(worker) else { return };
         let ring_makes_sense = seat.link.receive_the_ring();
-        self.understand(heart, worker);
+        heart.understand(worker);
         let Heart { state, seats, .. } = heart;
         let Some(mut seat) = seats.remove(worker) else { return };
         let started: Vec<Option<u32>> = state
@@ -596,10 +555,17 @@ impl Core {
         match (which, self.template.task_timeout) {
             (super::seat::TASK, Some(limit)) => {
                 seat.deadline_sounded();
-                self.listen(&mut heart, worker);
+                if seat.is_led() {
+                    if seat.has_spoken() {
+                        // Its caller is about to read that.
+                        return seat.watch_deadline(Duration::from_millis(1));
+                    }
+                } else {
+                    self.listen(&mut heart, worker);
+                }
                 let busy = heart.state.is_busy(worker);
                 let Some(seat) = heart.seats.get_mut(worker).filter(|_| busy) else {
-                    return self.act(&mut heart);
+                    return self.finish(heart);
                 };
                 match seat.overrun(limit) {
                     Some(left) => seat.watch_deadline(left),
@@ -618,104 +584,7 @@ impl Core {
             }
             _ => {}
         }
-        self.act(&mut heart);
-    }
-}
-
-/// One step of a worker that serves: a stretch of outcomes, or the end of a call. False when more bytes are needed.
-fn serving(
-    state: &mut State,
-    seat: &mut Seat,
-    jobs: &mut SecondaryMap<JobId, Job>,
-    worker: WorkerId,
-) -> Result<bool, Arc<str>> {
-    let (job, due) = state.due(worker).unzip();
-    let due = due.unwrap_or_default();
-    let pending = seat.link.inbox.pending();
-    let (mut at, mut count) = (0, 0);
-    let other = loop {
-        match split(&pending[at..], seat.link.inbox.limit()) {
-            Ok(Some((frame, whole))) => match Up::from_kind(frame.kind) {
-                Some(kind) if kind.is_outcome() => (at, count) = (at + whole, count + 1),
-                kind => break Some((kind, End::from_bytes(frame.payload), whole)),
-            },
-            Ok(None) => break None,
-            Err(error) => return Err(Link::nonsense(&error)),
-        }
-    };
-    if count > 0 {
-        state.answered(worker, count).map_err(|Nonsense(text)| text)?;
-        if let Some(job) = job.and_then(|job| jobs.get_mut(job)) {
-            let items = due.start..due.start + u64::from(count);
-            job.resolved(&items);
-            job.hurried = false;
-            job.sink.deliver(Batch {
-                first: due.start,
-                count: u64::from(count),
-                bytes: pending[..at].to_vec(),
-            });
-        }
-        seat.link.inbox.consume(at);
-    }
-    let Some((kind, end, whole)) = other else {
-        // One that has nothing to do has nothing to say.
-        let out_of_turn = !state.is_busy(worker) && !seat.link.inbox.pending().is_empty();
-        return if out_of_turn || !seat.link.makes_sense() {
-            Err("it sent bytes that make no sense".into())
-        } else {
-            Ok(false)
-        };
-    };
-    let (Some(Up::End), Some(end)) = (kind, end) else { return Err("it sent a frame out of place".into()) };
-    seat.link.inbox.consume(whole);
-    state.ended(worker, end).map_err(|Nonsense(text)| text)?;
-    seat.link.ended(end.tag);
-    seat.next_call();
-    Ok(true)
-}
-
-/// One step of a worker that does not serve yet.
-fn growing(state: &mut State, seat: &mut Seat, worker: WorkerId) -> Result<bool, Arc<str>> {
-    if !seat.link.makes_sense() {
-        return Err("it sent bytes that make no sense".into());
-    }
-    let (kind, payload) = match seat.link.inbox.next() {
-        Ok(Some(frame)) => (Up::from_kind(frame.kind), frame.payload.to_vec()),
-        Ok(None) => return Ok(false),
-        Err(error) => return Err(Link::nonsense(&error)),
-    };
-    grow_up(seat, kind.ok_or("it sent a frame of unknown kind")?, &payload).map_or(Ok(()), Err)?;
-    if seat.life.is_serving() {
-        seat.quiet_alarm();
-        state.ready(worker);
-    }
-    Ok(true)
-}
-
-/// Before a worker serves: its Hello, and the end of its initializer. Some trouble, if there is any.
-fn grow_up(seat: &mut Seat, kind: Up, payload: &[u8]) -> Option<Arc<str>> {
-    match kind {
-        Up::Hello => match codec::decode::<Hello>(payload) {
-            Ok(hello) if hello.image == image::id() => {
-                seat.said_hello();
-                None
-            }
-            _ => Some("it is not the same build as its parent".into()),
-        },
-        Up::Value if seat.is_initializing() => None,
-        Up::End if seat.is_initializing() => {
-            seat.initialized();
-            seat.stillborn().map(|error| error.to_string().into())
-        }
-        Up::Refused => {
-            seat.refused(crate::process::refused(payload));
-            None
-        }
-        _ if kind.is_outcome() && seat.is_initializing() => {
-            seat.initializer_failed(fault(Some(kind), payload));
-            None
-        }
-        _ => Some("it spoke before it had said hello".into()),
+        self.finish(heart);
     }
 }
 
@@ -748,6 +617,6 @@ impl Source for Core {
         let mut heart = self.heart();
         heart.spawn_later = false;
         heart.state.retry_spawn();
-        self.act(&mut heart);
+        self.finish(heart);
     }
 }

@@ -36,6 +36,7 @@ impl Portion {
         let end_of = |item: u64| match (item.checked_sub(self.first), self.ends.is_empty()) {
             (None | Some(0), _) => 0,
             (Some(_), true) => self.bytes.len(),
+            (Some(n), false) if n == self.ends.len() as u64 => self.bytes.len(),
             (Some(n), false) => self.ends[n as usize - 1] as usize,
         };
         end_of(items.start)..end_of(items.end)
@@ -118,7 +119,7 @@ impl Input {
     pub(crate) fn push<T: Serialize>(&mut self, item: &T) -> Result<(), TaskError> {
         codec::encode_into(item, &mut self.bytes)
             .map_err(|error| TaskError::Encode(Codec::new(Half::Arguments, error)))?;
-        // Beyond 4 GiB there is one item only, whose end is the end of all.
+        // Beyond 4 GiB only the last item ends, whose end is the end of all.
         self.ends.push(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
         Ok(())
     }

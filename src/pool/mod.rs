@@ -5,8 +5,10 @@ mod builder;
 mod callback;
 mod chunk;
 mod core;
+mod hearing;
 mod imap;
 mod job;
+mod lead;
 mod seat;
 mod sink;
 mod state;
@@ -250,7 +252,10 @@ impl Pool {
             // The workers are behind; memory is not the place to wait in.
             if held >= HELD {
                 let resolved = sink.tally().resolved();
-                results.take(sink.wait_beyond(resolved));
+                // Still so much, after that look: so something is yet to come.
+                if self.core.held(job) >= HELD {
+                    results.take(sink.wait_beyond(resolved));
+                }
             }
         });
         match fed {

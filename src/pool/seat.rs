@@ -3,6 +3,7 @@
 use crate::error::{SpawnError, TaskError};
 use crate::process::link::{Bytes, Link};
 use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
+use crate::sys::wait;
 use procession_worker::sys::life::now;
 use procession_worker::wire::message::CallHead;
 use std::fmt;
@@ -10,7 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) const PROCESS: u64 = 0;
 pub(super) const OUTCOMES: u64 = 1;
@@ -205,6 +206,12 @@ impl Seat {
         if busy {
             self.arm();
         }
+    }
+
+    /// Does anything lie in its pipe?
+    pub(super) fn has_spoken(&self) -> bool {
+        let [spoke] = wait::ready([(self.fd(OUTCOMES), false)], Some(Instant::now()));
+        spoke
     }
 
     pub(super) const fn is_led(&self) -> bool {

@@ -63,6 +63,31 @@ impl std::fmt::Debug for Tally {
     }
 }
 
+/// Who has to be told that everything has arrived: user code, so never under a lock.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct Tell {
+    waker: Option<Waker>,
+    then: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Tell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tell").finish_non_exhaustive()
+    }
+}
+
+impl Tell {
+    pub(crate) fn tell(self) {
+        if let Some(waker) = self.waker {
+            waker.wake();
+        }
+        if let Some(then) = self.then {
+            super::callback::run(then);
+        }
+    }
+}
+
 /// The sink; see the module.
 #[derive(Debug, Default)]
 pub(crate) struct Sink {
@@ -82,20 +107,20 @@ impl Sink {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Outcomes have arrived.
-    pub(crate) fn deliver(&self, batch: Batch) {
+    /// Outcomes have arrived. Who is to be told of it is told by the caller, without locks of its own.
+    pub(crate) fn deliver(&self, batch: Batch) -> Tell {
         self.change(|tally| {
             tally.resolved += batch.count;
             tally.batches.push(batch);
-        });
+        })
     }
 
-    /// Items will have no outcome.
-    pub(crate) fn fail(&self, items: Range<u64>, error: TaskError) {
+    /// Items will have no outcome. Who is to be told of it is told by the caller, without locks of its own.
+    pub(crate) fn fail(&self, items: Range<u64>, error: TaskError) -> Tell {
         self.change(|tally| {
             tally.resolved += items.end - items.start;
             tally.errors.push((items, error));
-        });
+        })
     }
 
     /// A thread pool's result, of the type that [`read_value`] will ask for.
@@ -103,12 +128,13 @@ impl Sink {
         self.change(|tally| {
             tally.value = Some(Box::new(result));
             tally.total = Some(tally.resolved);
-        });
+        })
+        .tell();
     }
 
     /// So many items it is, in all.
     pub(crate) fn set_total(&self, total: u64) {
-        self.change(|tally| tally.total = Some(total));
+        self.change(|tally| tally.total = Some(total)).tell();
     }
 
     /// The caller gives up; true if there was still something to give up.
@@ -117,7 +143,8 @@ impl Sink {
         self.change(|tally| {
             first = !tally.is_done() && !tally.started;
             tally.cancelled |= first;
-        });
+        })
+        .tell();
         first
     }
 
@@ -128,7 +155,7 @@ impl Sink {
         tally.started
     }
 
-    fn change(&self, change: impl FnOnce(&mut Tally)) {
+    fn change(&self, change: impl FnOnce(&mut Tally)) -> Tell {
         let mut tally = self.tally();
         let before = tally.is_done();
         change(&mut tally);
@@ -140,12 +167,7 @@ impl Sink {
         if notify {
             self.changed.notify_all();
         }
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if let Some(then) = then {
-            super::callback::run(then);
-        }
+        Tell { waker, then }
     }
 
     /// Waits until everything has arrived, `wanted` items have, or the deadline.
@@ -181,11 +203,15 @@ impl Sink {
 
     /// Has everything arrived? If not, `waker` will be told.
     pub(crate) fn poll_done(&self, waker: &Waker) -> bool {
+        // A waker is user code: neither its clone nor its drop happens under the lock.
+        let mut fresh = Some(waker.clone());
         let mut tally = self.tally();
-        if !tally.is_done() {
-            tally.waker = Some(waker.clone());
+        let done = tally.is_done();
+        if !done {
+            std::mem::swap(&mut tally.waker, &mut fresh);
         }
-        tally.is_done()
+        drop(tally);
+        done
     }
 
     /// Runs `then` when everything has arrived, on the thread for callbacks.

@@ -1,15 +1,19 @@
 //! The pure heart of a pool: what is queued, who runs what, and what follows from each event. No clock, no process, no
 //! descriptor; `README.md` beside this file has the picture.
 
+mod action;
+mod dispatch;
+
+pub(crate) use action::{Action, Nonsense, Why};
+
 use super::chunk::Pace;
 use crate::error::{SpawnError, TaskError};
 use crate::supervisor::Intensity;
-use procession_worker::ipc::page::{MAX_ITEMS, SLOTS};
+use procession_worker::ipc::page::SLOTS;
 use procession_worker::wire::message::End;
 use slotmap::{SlotMap, new_key_type};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 new_key_type! {
@@ -34,48 +38,6 @@ pub(crate) struct Limits {
     pub(crate) chunk_size: Option<u32>,
     pub(crate) retries: u32,
 }
-
-/// What the shell is to do. It carries them out in order; those that ask are answered before the next event.
-#[derive(Debug, Clone)]
-pub(crate) enum Action {
-    /// Start a process; answered by [`State::ready`], [`State::born_dead`] or [`State::spawn_failed`].
-    Spawn(WorkerId),
-    /// Offer these items in a slot of the worker's page, and send them.
-    Send { worker: WorkerId, slot: u8, tag: u16, job: JobId, items: Range<u64> },
-    /// Take back what is not started, but for `keep` items; answered by [`State::taken_back`].
-    TakeBack { worker: WorkerId, slot: u8, tag: u16, count: u32, halve: bool },
-    /// Take back everything that is not started; answered by [`State::frozen`].
-    Freeze(WorkerId),
-    /// Kill the process and its group.
-    Kill(WorkerId),
-    /// Close the worker's calls, so that it ends by itself.
-    Retire(WorkerId),
-    /// Tell the caller that these items have no result.
-    Fail { job: JobId, items: Range<u64>, error: TaskError },
-    /// Every item of the job has been answered or failed, and no more will come: forget it.
-    Finish(JobId),
-    /// Call [`State::retry_spawn`] after a while: the system had no more processes or descriptors to give.
-    SpawnLater,
-    /// The last worker of a closed pool is gone.
-    Empty,
-}
-
-/// Why a worker is being killed.
-#[derive(Debug, Clone)]
-pub(crate) enum Why {
-    /// An item ran over its deadline.
-    Deadline,
-    /// The job of the running item was cancelled.
-    Cancelled,
-    /// The pool ends.
-    Terminated,
-    /// It broke the protocol.
-    Nonsense(Arc<str>),
-}
-
-/// A peer's bytes that make no sense; the worker is killed for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Nonsense(pub(crate) &'static str);
 
 /// Items of one job that lie next to each other and are not started.
 #[derive(Debug, Clone)]
@@ -460,11 +422,16 @@ impl State {
         }
         self.give_back(worker, slot, range);
         self.dispatch();
+        self.dismiss_the_idle();
     }
 
     fn give_back(&mut self, worker: WorkerId, slot: u8, range: Range<u32>) {
         let Some(entry) = self.workers.get_mut(worker) else { return };
         let Some(call) = entry.calls.iter_mut().find(|call| call.slot == slot) else { return };
+        if range.end != call.end {
+            self.condemn(worker, Why::Nonsense("its shared page makes no sense".into()));
+            return;
+        }
         // The worker may have answered further than it admits to have claimed.
         let range = range.start.max(call.done)..range.end.min(call.end);
         if range.is_empty() {
@@ -481,8 +448,18 @@ impl State {
 
     /// The calls of a worker, for the shell to freeze: slot, tag, count.
     pub(crate) fn calls(&self, worker: WorkerId) -> Vec<(u8, u16, u32)> {
+        // A call that is decided and not yet sent is not in the page either.
+        let unsent = |slot: u8| {
+            let sends = |action: &Action| matches!(action, Action::Send { worker: to, slot: at, .. } if *to == worker && *at == slot);
+            self.actions.iter().any(sends)
+        };
         let calls = self.workers.get(worker).map(|entry| entry.calls.iter());
-        calls.into_iter().flatten().map(|call| (call.slot, call.tag, call.count)).collect()
+        calls
+            .into_iter()
+            .flatten()
+            .filter(|call| !unsent(call.slot))
+            .map(|call| (call.slot, call.tag, call.count))
+            .collect()
     }
 
     /// Everything that a worker had not started was taken back, call by call. `overdue`: the item that runs has run for
@@ -604,6 +581,9 @@ impl State {
         for call in &entry.calls {
             self.resolve(call.job, 0);
         }
+        if entry.idle_listed {
+            self.idle.retain(|&id| id != worker);
+        }
         let planned = entry.phase == Phase::Retiring || entry.condemned.is_some();
         if !productive && !planned && !self.unproductive.allows(now) {
             let text = "workers keep dying with nothing to do".into();
@@ -613,6 +593,7 @@ impl State {
         }
         self.refill();
         self.dispatch();
+        self.dismiss_the_idle();
         self.announce_empty();
     }
 
@@ -645,6 +626,9 @@ impl State {
         entry.unresolved -= count;
         if entry.unresolved == 0 && !entry.open {
             self.jobs.remove(job);
+            if !self.attempts.is_empty() {
+                self.attempts.retain(|(of, _), _| *of != job);
+            }
             self.actions.push_back(Action::Finish(job));
         }
     }
@@ -697,167 +681,7 @@ impl State {
             }
         }
     }
-
-    /// Lists a worker where it belongs, and lets go one that has served its time.
-    fn rest(&mut self, worker: WorkerId) {
-        let deep = self.depth();
-        let Some(entry) = self.workers.get_mut(worker) else { return };
-        if !entry.serves() {
-            return;
-        }
-        if self.limits.max_tasks.is_some_and(|max| entry.taken >= max) {
-            if entry.calls.is_empty() {
-                entry.phase = Phase::Retiring;
-                self.actions.push_back(Action::Retire(worker));
-                self.refill();
-            }
-        } else if entry.calls.is_empty() {
-            if !entry.idle_listed {
-                entry.idle_listed = true;
-                self.idle.push(worker);
-            }
-        } else if entry.calls.len() < deep && !entry.spare_listed {
-            entry.spare_listed = true;
-            self.spare.push_back(worker);
-        }
-    }
-
-    /// How many calls a worker may hold: one that runs and one in reserve, or more where they are short and many.
-    fn depth(&self) -> usize {
-        let many = self.queue.len() > DEEP * self.limits.workers;
-        if many && self.call_nanos > 0.0 && self.call_nanos < SHORT_NANOS { DEEP } else { 2 }
-    }
-
-    /// Who gets the next call: an idle worker before a reserve.
-    fn pick(&mut self) -> Option<WorkerId> {
-        while let Some(worker) = self.idle.pop() {
-            let Some(entry) = self.workers.get_mut(worker) else { continue };
-            entry.idle_listed = false;
-            if entry.serves() && entry.calls.is_empty() {
-                return Some(worker);
-            }
-        }
-        let deep = self.depth();
-        while let Some(worker) = self.spare.pop_front() {
-            let Some(entry) = self.workers.get_mut(worker) else { continue };
-            entry.spare_listed = false;
-            let full = self.limits.max_tasks.is_some_and(|max| entry.taken >= max);
-            if entry.serves() && !full && entry.calls.len() < deep && entry.free_slots != 0 {
-                return Some(worker);
-            }
-        }
-        None
-    }
-
-    fn dispatch(&mut self) {
-        while let Some(front) = self.queue.front() {
-            let job = front.job;
-            if self.jobs.get(job).is_none_or(|job| job.cancelled) {
-                let run = self.queue.pop_front();
-                if let (Some(run), Some(entry)) = (run, self.jobs.get_mut(job)) {
-                    let count = run.items.end - run.items.start;
-                    entry.queued -= count;
-                    self.resolve(job, count);
-                }
-                continue;
-            }
-            let Some(worker) = self.pick() else { return };
-            self.send(worker, job);
-            self.rest(worker);
-        }
-        self.rebalance();
-    }
-
-    fn send(&mut self, worker: WorkerId, job_id: JobId) {
-        let (Some(run), Some(job)) = (self.queue.front_mut(), self.jobs.get_mut(job_id)) else { return };
-        let Some(entry) = self.workers.get_mut(worker) else { return };
-        let there = run.items.end - run.items.start;
-        let size = match self.limits.chunk_size {
-            _ if job.single => 1,
-            Some(size) => size,
-            None => job.pace.next(job.queued, self.limits.workers),
-        };
-        let still = self.limits.max_tasks.map_or(u64::MAX, |max| max.saturating_sub(entry.taken).max(1));
-        let count = u32::try_from(there.min(still)).unwrap_or(u32::MAX).min(size.max(1)).min(MAX_ITEMS);
-        let items = run.items.start..run.items.start + u64::from(count);
-        run.items.start = items.end;
-        job.queued -= u64::from(count);
-        if run.items.is_empty() {
-            self.queue.pop_front();
-        }
-        let slot = u8::try_from(entry.free_slots.trailing_zeros()).unwrap_or(0);
-        entry.free_slots &= !(1 << slot);
-        entry.tags = entry.tags.wrapping_add(1);
-        let tag = entry.tags;
-        entry.calls.push_back(Call {
-            slot,
-            tag,
-            job: job_id,
-            first: items.start,
-            count,
-            end: count,
-            done: 0,
-        });
-        let load = entry.load + u64::from(count);
-        set_load(&mut self.laden, &mut entry.load, load);
-        entry.taken += u64::from(count);
-        entry.dry = false;
-        self.actions.push_back(Action::Send { worker, slot, tag, job: job_id, items });
-    }
-
-    /// Nobody idles while another holds what it has not started.
-    fn rebalance(&mut self) {
-        if self.laden == 0 || !self.queue.is_empty() {
-            return;
-        }
-        let idles = self
-            .idle
-            .iter()
-            .any(|&id| self.workers.get(id).is_some_and(|w| w.serves() && w.calls.is_empty()));
-        if !idles {
-            return;
-        }
-        let victim = self
-            .workers
-            .iter()
-            .filter(|(_, entry)| entry.has_more_than_it_runs())
-            .max_by_key(|(_, entry)| entry.load)
-            .map(|(id, _)| id);
-        let Some((victim, entry)) = victim.and_then(|id| Some((id, self.workers.get_mut(id)?))) else {
-            return;
-        };
-        // The reserve whole, else half of what is left of the running chunk.
-        let several = entry.calls.iter().filter(|call| call.done < call.end).count() > 1;
-        let last = entry.calls.iter().rev().find(|call| call.done < call.end);
-        let Some(&Call { slot, tag, count, .. }) = last else { return };
-        let halve = !several;
-        // Until it is answered, do not ask again.
-        entry.dry = true;
-        self.actions.push_back(Action::TakeBack { worker: victim, slot, tag, count, halve });
-    }
-
-    fn dismiss_the_idle(&mut self) {
-        if !self.closing || !self.queue.is_empty() {
-            return;
-        }
-        let idle: Vec<WorkerId> =
-            self.workers.iter().filter(|(_, w)| w.calls.is_empty() && w.serves()).map(|(id, _)| id).collect();
-        for worker in idle {
-            if let Some(entry) = self.workers.get_mut(worker) {
-                entry.phase = Phase::Retiring;
-                self.actions.push_back(Action::Retire(worker));
-            }
-        }
-        // One that is still being born has nothing to come for.
-        let unborn: Vec<WorkerId> =
-            self.workers.iter().filter(|(_, w)| w.phase == Phase::Starting).map(|(id, _)| id).collect();
-        for worker in unborn {
-            self.condemn(worker, Why::Terminated);
-        }
-        self.announce_empty();
-    }
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

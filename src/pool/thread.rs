@@ -73,7 +73,8 @@ impl Shared {
         loop {
             if let Some(errand) = queue.errands.pop_front() {
                 drop(queue);
-                errand();
+                // A result that nobody wants may panic when it is dropped; the thread goes on.
+                let _ = panic::catch(errand);
                 queue = lock(&self.queue);
             } else if queue.closing {
                 queue.alive -= 1;

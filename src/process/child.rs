@@ -249,9 +249,11 @@ impl Cell {
             if died {
                 self.died();
                 return true;
-            } else if spoke {
+            }
+            if spoke {
                 self.listen();
-            } else if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
         }

@@ -32,7 +32,7 @@ pub struct Spec {
     pub lifeline: RawFd,
     /// Proves that the page was made for this worker.
     pub nonce: u64,
-    /// Serve in [`init`](crate::init), rather than before `main`.
+    /// Serve in [`init`], rather than before `main`.
     pub in_init: bool,
 }
 
@@ -84,6 +84,19 @@ impl Belongings {
     }
 }
 
+impl Belongings {
+    /// Before anybody else has opened anything that could be mistaken for a stray.
+    fn close_strays(&self) {
+        let Self { calls, outcomes, lifeline, page } = self;
+        fd::close_strays(&[
+            calls.as_raw_fd(),
+            outcomes.as_raw_fd(),
+            lifeline.as_raw_fd(),
+            page.file().as_raw_fd(),
+        ]);
+    }
+}
+
 static WAITING: Mutex<Option<Belongings>> = Mutex::new(None);
 static INIT_CALLED: AtomicBool = AtomicBool::new(false);
 
@@ -100,6 +113,7 @@ fn arrive(spec: &'static str) {
         life::exit_now(Farewell::Refused as i32);
     };
     tie_life(&belongings);
+    belongings.close_strays();
     if spec.in_init {
         *WAITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(belongings);
         return;
@@ -159,12 +173,6 @@ fn live(belongings: Belongings) -> ! {
     let Belongings { calls, outcomes, lifeline, page } = belongings;
     page.set_stage(Stage::Preparing);
     life::reset_signals();
-    fd::close_strays(&[
-        calls.as_raw_fd(),
-        outcomes.as_raw_fd(),
-        lifeline.as_raw_fd(),
-        page.file().as_raw_fd(),
-    ]);
     panic::leave_words_in(&page);
     let mut server = Server::new(calls, outcomes, &page);
     // The parent has gone, or is no parent of ours.

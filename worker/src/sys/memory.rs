@@ -4,6 +4,7 @@
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::resource::{Resource, getrlimit};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -20,6 +21,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM.
 pub fn memfd(name: &CStr, len: usize) -> io::Result<OwnedFd> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    if len as u64 > limit {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let size = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     nix::unistd::ftruncate(&fd, size)?;
@@ -140,10 +145,15 @@ impl Mapping {
 /// ENOSPC, ENOMEM, EFBIG (a limit of this process).
 pub fn put_into(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
     let end = at + bytes.len() as u64;
+    // Over the limit of a file's size the system sends a signal that ends the program, rather than an error.
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    if end > limit {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     if file.metadata()?.len() < end {
         file.set_len(end)?;
     }
-    file.write_all_at(bytes, at)
+    file.write_all_at(bytes, at).inspect_err(|_| give_back(file, at..end))
 }
 
 /// Gives the memory of a part of the file back to the system.

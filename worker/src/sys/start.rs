@@ -36,7 +36,7 @@ unsafe impl Sync for Arguments {}
 
 static ARRIVAL: OnceLock<(Arguments, Constructor)> = OnceLock::new();
 
-/// The body of [`before_main!`]: cheap and silent in every process that is no worker.
+/// The body of `before_main!`: cheap and silent in every process that is no worker.
 pub fn arrive(
     flag: &str,
     (argc, argv, envp): (c_int, *mut *mut c_char, *mut *mut c_char),
