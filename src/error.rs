@@ -1,7 +1,7 @@
 //! Every way to fail, each with what to do about it.
 
 use crate::exit::Exit;
-use crate::sys::{EAGAIN, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, SIGKILL};
+use crate::sys::{EAGAIN, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, SIGKILL, SIGSEGV};
 use procession_worker::task::ForeignImage;
 use procession_worker::wire::message::PanicRecord;
 use std::fmt;
@@ -210,6 +210,11 @@ impl fmt::Display for Lost {
             (None, Exit::Code(0)) => write!(
                 f,
                 "worker {worker} (pid {pid}) {} in the middle of the task: the task called exit; return instead",
+                self.exit
+            ),
+            (None, Exit::Signal(SIGSEGV)) => write!(
+                f,
+                "worker {worker} (pid {pid}) was {} while it ran the task; a stack overflow looks like this, too",
                 self.exit
             ),
             (None, exit) => write!(f, "worker {worker} (pid {pid}) {} while it ran the task", exit.did()),
