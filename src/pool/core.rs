@@ -215,7 +215,10 @@ impl Core {
                 }
             } else {
                 while seat.link.receive() == Received::Bytes {}
+                // First, so that what the ring has is joined to nothing but the worker's own.
+                heart.understand(worker);
             }
+            let Some(seat) = heart.seats.get_mut(worker) else { continue };
             seat.link.look_ahead();
             heart.understand(worker);
         }

@@ -74,8 +74,8 @@ pub(crate) struct Link {
     written: usize,
     /// How much of the outcome stream is here, or was.
     received: u64,
-    /// How much of that came from the ring and is still to come by the pipe.
-    ahead: u64,
+    /// What of that came from the ring and is still to come by the pipe.
+    ahead: Vec<u8>,
     /// Where the stream stopped making sense: from there on only the shared ring is believed.
     sense_ends: Option<u64>,
     dead: bool,
@@ -110,7 +110,7 @@ impl Link {
             spare: Vec::new(),
             written: 0,
             received: 0,
-            ahead: 0,
+            ahead: Vec::new(),
             sense_ends: None,
             dead: false,
             exit: None,
@@ -237,20 +237,28 @@ impl Link {
 
     /// The pipe has brought `n` bytes more; those that are known already are dropped again.
     fn arrived(&mut self, n: usize) {
-        let again = usize::try_from(self.ahead).unwrap_or(usize::MAX).min(n);
+        let again = self.ahead.len().min(n);
+        let mut same = true;
         if again > 0 {
+            let pending = self.inbox.pending();
+            same = pending[pending.len() - n..].starts_with(&self.ahead[..again]);
             self.inbox.forget(n, again);
-            self.ahead -= again as u64;
+            self.ahead.drain(..again);
         }
         self.received += (n - again) as u64;
+        if !same {
+            // It is not what the worker had finished: another hand wrote into its pipe.
+            self.distrust();
+        }
     }
 
     /// Looks at what the worker has finished and not written yet; the pipe is to be read empty first.
     pub(crate) fn look_ahead(&mut self) {
         if self.sense_ends.is_none() {
-            let more = self.page.peek(self.received, self.inbox.fill().0) as u64;
-            self.received += more;
-            self.ahead += more;
+            let buffer = self.inbox.fill().0;
+            let more = self.page.peek(self.received, buffer);
+            self.ahead.extend_from_slice(&buffer[buffer.len() - more..]);
+            self.received += more as u64;
         }
     }
 
@@ -269,9 +277,9 @@ impl Link {
     /// it is written, so a small frame that ends beyond what is finished is none.
     pub(crate) fn makes_sense(&self) -> bool {
         match self.inbox.announced() {
-            Some(whole) if !self.dead && whole <= BATCH => {
-                self.taken().saturating_add(whole) <= self.page.committed()
-            }
+            _ if self.dead => true,
+            _ if self.sense_ends.is_some() => false,
+            Some(whole) if whole <= BATCH => self.taken().saturating_add(whole) <= self.page.committed(),
             _ => true,
         }
     }

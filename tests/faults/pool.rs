@@ -19,7 +19,7 @@ fn two_workers(fault: Fault) -> PoolBuilder {
     if is_silent(fault) { builder.task_timeout(DEADLINE) } else { builder }
 }
 
-/// Sixteen items to a chunk, the guilty one in the middle of the second.
+/// Sixteen items to a chunk, the guilty one in the middle of the second; its worker may hold the third in reserve.
 fn assert_only_the_guilty_pays(
     fault: Fault,
     results: impl Iterator<Item = Result<u64, TaskError>>,
@@ -94,7 +94,7 @@ fn a_fault_in_a_chunk_costs_one_item_and_its_neighbours_are_answered() {
             let pool = sixteen(fault);
             let results =
                 pool.imap(|(fault, n): (Option<Fault>, u64)| drill::call(fault, n), one_of_48(fault));
-            assert_only_the_guilty_pays(fault, results, (48, 21, 16..32));
+            assert_only_the_guilty_pays(fault, results, (48, 21, 16..48));
             assert_serves(&pool);
         });
     });
@@ -110,7 +110,7 @@ fn a_fault_while_its_result_is_encoded_costs_one_item() {
             let results =
                 pool.imap(|(fault, n): (Option<Fault>, u64)| drill::encode(fault, n), one_of_48(fault));
             let results = results.map(|result| result.map(|value| value.value()));
-            assert_only_the_guilty_pays(fault, results, (48, 21, 16..32));
+            assert_only_the_guilty_pays(fault, results, (48, 21, 16..48));
             assert_serves(&pool);
         });
     });

@@ -41,13 +41,11 @@ pub(crate) fn assert_blamed(fault: Fault, error: &TaskError) {
         (Fault::ClosePipe, TaskError::Lost(lost)) => {
             lost.reason().is_some_and(|why| why.contains("closed its pipe"))
         }
-        (Fault::FalseLength, TaskError::Lost(lost)) => {
-            lost.reason().is_some_and(|why| why.contains("over the limit"))
-        }
-        // Read before or after it was killed.
-        (Fault::HalfFrameAndOn | Fault::HalfFrame, TaskError::Lost(lost)) if lost.reason().is_some() => {
-            lost.reason().is_some_and(|why| why.contains("make no sense"))
-        }
+        // By what they say, or by lying where finished outcomes should; the killed one's may be read before it is dead.
+        (
+            Fault::FalseLength | Fault::VastLength | Fault::HalfFrame | Fault::HalfFrameAndOn,
+            TaskError::Lost(lost),
+        ) if lost.reason().is_some() => lost.reason().is_some_and(|why| why.contains("make no sense")),
         // Whether it is the page, or what the worker sends for having read it.
         (Fault::GarbageAndOn | Fault::Garbage, TaskError::Lost(lost)) if lost.reason().is_some() => {
             lost.reason().is_some_and(|why| why.contains("no sense"))

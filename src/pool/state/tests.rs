@@ -384,3 +384,24 @@ fn a_full_system_fails_what_waits_and_serves_again_later() {
     world.run_out();
     assert!((0..3).all(|item| world.resolved[&(job, item)] == "answered"));
 }
+
+#[test]
+fn a_dying_worker_gets_nothing_more_to_do_whatever_it_still_says() {
+    let mut world = two_workers();
+    let (dying, other) = (world.pick(0).unwrap(), world.pick(1).unwrap());
+    world.work(dying);
+    let job = world.submit(60, false).unwrap();
+    world.work(dying);
+    world.work(dying);
+    world.state.dying(dying);
+    // Its last words are heard after its death: they must not earn it a call.
+    let before = world.bodies[&dying].calls.len();
+    for _ in 0..30 {
+        world.work(dying);
+    }
+    assert!(world.bodies[&dying].calls.len() < before);
+    world.die(dying, true);
+    world.work(other);
+    world.run_out();
+    assert!((0..60).all(|item| world.resolved[&(job, item)] == "answered"));
+}
