@@ -1217,7 +1217,7 @@ fn inner_thread_pools_share_the_processors() {
 }
 
 #[test]
-#[ignore = "run by inner_thread_pools_share_the_processors"]
+// Run by `inner_thread_pools_share_the_processors`, as a program of its own; by itself it has nothing to show.
 fn with_eight_processors() {
     if !is_again() {
         return;
@@ -1240,7 +1240,7 @@ fn too_few_descriptors_is_an_error_that_names_the_remedy() {
 }
 
 #[test]
-#[ignore = "run by too_few_descriptors_is_an_error_that_names_the_remedy"]
+// Run by `too_few_descriptors_is_an_error_that_names_the_remedy`, as a program of its own; by itself it has nothing to show.
 fn with_forty_descriptors() {
     if !is_again() {
         return;
@@ -1270,7 +1270,7 @@ fn queued_tasks_need_no_descriptors() {
 }
 
 #[test]
-#[ignore = "run by queued_tasks_need_no_descriptors"]
+// Run by `queued_tasks_need_no_descriptors`, as a program of its own; by itself it has nothing to show.
 fn with_a_hundred_thousand_tasks() {
     if !is_again() {
         return;
@@ -1301,7 +1301,7 @@ fn workers_hear_signals_as_a_fresh_program_does() {
 }
 
 #[test]
-#[ignore = "run by workers_hear_signals_as_a_fresh_program_does"]
+// Run by `workers_hear_signals_as_a_fresh_program_does`, as a program of its own; by itself it has nothing to show.
 fn with_signals_ignored() {
     if !is_again() {
         return;
@@ -1326,7 +1326,7 @@ fn a_task_sees_no_descriptors_but_its_own() {
 }
 
 #[test]
-#[ignore = "run by a_task_sees_no_descriptors_but_its_own"]
+// Run by `a_task_sees_no_descriptors_but_its_own`, as a program of its own; by itself it has nothing to show.
 fn with_stray_descriptors() {
     if !is_again() {
         return;
@@ -1388,7 +1388,7 @@ fn ctrl_c_ends_a_program_with_a_pool_once_and_cleanly() {
 }
 
 #[test]
-#[ignore = "run by ctrl_c_ends_a_program_with_a_pool_once_and_cleanly"]
+// Run by `ctrl_c_ends_a_program_with_a_pool_once_and_cleanly`, as a program of its own; by itself it has nothing to show.
 fn with_busy_workers() {
     if !is_again() {
         return;
@@ -1422,7 +1422,7 @@ fn a_pool_in_a_program_that_ends_leaves_nobody_behind() {
 }
 
 #[test]
-#[ignore = "run by a_pool_in_a_program_that_ends_leaves_nobody_behind"]
+// Run by `a_pool_in_a_program_that_ends_leaves_nobody_behind`, as a program of its own; by itself it has nothing to show.
 fn that_forgets_its_pool() {
     if !is_again() {
         return;

@@ -64,7 +64,7 @@ fn every_description_counts_for_the_default_name() {
 }
 
 #[test]
-#[ignore = "run by every_description_counts_for_the_default_name"]
+// Run by `every_description_counts_for_the_default_name`, as a program of its own; by itself it has nothing to show.
 fn with_fresh_counters() {
     if !is_again() {
         return;
@@ -692,7 +692,7 @@ fn a_program_that_ignores_sigchld_still_sees_its_processes_end() {
 }
 
 #[test]
-#[ignore = "run by a_program_that_ignores_sigchld_still_sees_its_processes_end"]
+// Run by `a_program_that_ignores_sigchld_still_sees_its_processes_end`, as a program of its own; by itself it has nothing to show.
 fn with_sigchld_ignored() {
     if !is_again() {
         return;
@@ -721,7 +721,7 @@ fn a_program_without_standard_streams_can_start_processes() {
 }
 
 #[test]
-#[ignore = "run by a_program_without_standard_streams_can_start_processes"]
+// Run by `a_program_without_standard_streams_can_start_processes`, as a program of its own; by itself it has nothing to show.
 fn with_closed_streams() {
     if !is_again() {
         return;
@@ -739,7 +739,7 @@ fn too_few_descriptors_is_a_typed_error() {
 }
 
 #[test]
-#[ignore = "run by too_few_descriptors_is_a_typed_error"]
+// Run by `too_few_descriptors_is_a_typed_error`, as a program of its own; by itself it has nothing to show.
 fn with_thirty_descriptors() {
     if !is_again() {
         return;

@@ -62,7 +62,7 @@ fn the_program_may_be_gone_from_the_disk() {
 }
 
 #[test]
-#[ignore = "run by the_program_may_be_gone_from_the_disk"]
+// Run by `the_program_may_be_gone_from_the_disk`, as a program of its own; by itself it has nothing to show.
 fn whose_file_is_removed() {
     if !is_again() {
         return;

@@ -41,7 +41,7 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The ignored test `name` of this program, as a program of its own in a process group of its own.
+/// The test `name` of this program, as a program of its own in a process group of its own.
 pub(crate) fn again(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     prepare(&mut command, name);
@@ -58,7 +58,7 @@ pub(crate) fn again_after(shell: &str, name: &str) -> Command {
 
 fn prepare(command: &mut Command, name: &str) {
     command
-        .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(AGAIN, name)
         // nextest's own, which would change how the inner run behaves.
         .env_remove("NEXTEST")
@@ -68,7 +68,7 @@ fn prepare(command: &mut Command, name: &str) {
         .stderr(Stdio::piped());
 }
 
-/// Is this the run that [`again`] started? Otherwise somebody runs all ignored tests.
+/// Is this the run that [`again`] started?
 pub(crate) fn is_again() -> bool {
     std::env::var_os(AGAIN).is_some()
 }
