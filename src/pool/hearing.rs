@@ -52,6 +52,7 @@ fn serving(
     let (mut at, mut count) = (0, 0);
     let other = loop {
         match split(&pending[at..], seat.link.inbox.limit()) {
+            Ok(Some((_, whole))) if seat.link.is_unfinished(at, whole as u64) => break None,
             Ok(Some((frame, whole))) => match Up::from_kind(frame.kind) {
                 Some(kind) if kind.is_outcome() => (at, count) = (at + whole, count + 1),
                 kind => break Some((kind, End::from_bytes(frame.payload), whole)),

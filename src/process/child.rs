@@ -283,6 +283,11 @@ impl Cell {
     fn understand(life: &mut Life) {
         loop {
             let sensible = life.link.makes_sense();
+            let here = life.link.inbox.pending().len() as u64;
+            let waits = |whole: u64| whole <= here && life.link.is_unfinished(0, whole);
+            if sensible && life.link.inbox.announced().is_some_and(waits) {
+                return;
+            }
             let step = match life.link.inbox.next() {
                 _ if !sensible => Heard::Nonsense("it sent bytes that make no sense".into()),
                 Ok(None) => return,

@@ -284,6 +284,12 @@ impl Link {
         }
     }
 
+    /// Is the frame that lies `at` bytes behind what is taken one that the worker has not finished? A large one is finished
+    /// after it is written; until then another hand may have put bytes in between.
+    pub(crate) fn is_unfinished(&self, at: usize, whole: u64) -> bool {
+        whole > BATCH && self.taken().saturating_add(at as u64).saturating_add(whole) > self.page.committed()
+    }
+
     /// After the process has died: reads what it had written to the pipe.
     pub(crate) fn receive_the_rest(&mut self) {
         self.dead = true;
