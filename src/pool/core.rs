@@ -244,13 +244,10 @@ impl Core {
             if heart.state.is_closing() && !heart.state.has_workers() && heart.spawning == 0 {
                 return true;
             }
-            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => heart = self.changed.wait(heart).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return false,
-                Some(left) => {
-                    (heart, _) =
-                        self.changed.wait_timeout(heart, left).unwrap_or_else(PoisonError::into_inner);
-                }
+            let in_time;
+            (heart, in_time) = wait::sleep(&self.changed, heart, deadline);
+            if !in_time {
+                return false;
             }
         }
     }

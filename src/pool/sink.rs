@@ -2,6 +2,7 @@
 //! known.
 
 use crate::error::{Codec, Half, Panic, TaskError};
+use crate::sys::wait;
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{Frame, MAX_PAYLOAD, split};
 use procession_worker::wire::message::{PanicRecord, Up};
@@ -10,7 +11,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Outcomes of items next to each other: whole frames, one behind the other.
 #[derive(Debug, Default)]
@@ -174,19 +175,14 @@ impl Sink {
     fn wait(&self, wanted: u64, deadline: Option<Instant>) -> MutexGuard<'_, Tally> {
         let mut tally = self.tally();
         while !tally.is_done() && tally.resolved < wanted {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                break;
-            }
             tally.wanted = if tally.waiters == 0 { wanted } else { tally.wanted.min(wanted) };
             tally.waiters += 1;
-            tally = match left {
-                None => self.changed.wait(tally).unwrap_or_else(PoisonError::into_inner),
-                Some(left) => {
-                    self.changed.wait_timeout(tally, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            let in_time;
+            (tally, in_time) = wait::sleep(&self.changed, tally, deadline);
             tally.waiters -= 1;
+            if !in_time {
+                break;
+            }
         }
         tally
     }

@@ -4,6 +4,7 @@ use super::AsyncResult;
 use super::chunk::Pace;
 use super::sink::{Sink, read_value};
 use crate::error::{Panic, SpawnError, TaskError};
+use crate::sys::wait;
 use procession_worker::panic;
 use procession_worker::task::Task;
 use serde::Serialize;
@@ -332,13 +333,10 @@ impl ThreadPool {
     fn wait_empty(&self, deadline: Option<Instant>) -> bool {
         let mut queue = lock(&self.shared.queue);
         while queue.alive > 0 {
-            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return false,
-                Some(left) => {
-                    (queue, _) =
-                        self.shared.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
-                }
+            let in_time;
+            (queue, in_time) = wait::sleep(&self.shared.changed, queue, deadline);
+            if !in_time {
+                return false;
             }
         }
         true

@@ -215,12 +215,10 @@ impl Cell {
                 }
                 continue;
             }
-            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => break,
-                Some(left) => {
-                    (life, _) = self.changed.wait_timeout(life, left).unwrap_or_else(PoisonError::into_inner);
-                }
+            let in_time;
+            (life, in_time) = wait::sleep(&self.changed, life, deadline);
+            if !in_time {
+                break;
             }
         }
         life.exit

@@ -3,12 +3,26 @@
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use std::os::fd::BorrowedFd;
+use std::sync::{Condvar, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Rounds up to whole milliseconds, so that a wait never ends just before its time.
 pub(crate) fn millis_until(deadline: Instant) -> u32 {
     let left = deadline.saturating_duration_since(Instant::now());
     u32::try_from(left.saturating_add(Duration::from_micros(999)).as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Sleeps until the bell rings, or the deadline; false at the deadline. As with every bell, it may ring for nothing.
+pub(crate) fn sleep<'a, T>(
+    bell: &Condvar,
+    guard: MutexGuard<'a, T>,
+    deadline: Option<Instant>,
+) -> (MutexGuard<'a, T>, bool) {
+    match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+        None => (bell.wait(guard).unwrap_or_else(PoisonError::into_inner), true),
+        Some(Duration::ZERO) => (guard, false),
+        Some(left) => (bell.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0, true),
+    }
 }
 
 /// Waits until one of the descriptors can be read (or written, if its flag says so) or has hung up, or the deadline has
