@@ -1,5 +1,6 @@
 //! What processes share.
 
+pub mod handoff;
 pub mod page;
 
 pub use page::Page;

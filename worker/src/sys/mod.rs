@@ -5,4 +5,5 @@ pub mod fd;
 pub mod image;
 pub mod life;
 pub mod memory;
+pub mod socket;
 pub mod start;
