@@ -7,7 +7,7 @@ use again::{Gate, LONG, stand, until, within};
 use procession_worker::ipc::Page;
 use procession_worker::ipc::page::Stage;
 use procession_worker::serve::{Farewell, Server};
-use procession_worker::sys::{fd, image};
+use procession_worker::sys::{fd, image, socket};
 use procession_worker::task::{Task, Token};
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{self, Inbox};
@@ -43,7 +43,9 @@ impl<R: Send + 'static> Parent<R> {
         let page = Page::create(NONCE).unwrap();
         let file = page.file().try_clone().unwrap();
         let theirs = Arc::new(Page::open(file.into(), NONCE).unwrap());
-        let server = std::thread::spawn(move || what(&mut Server::new(read.into(), write.into(), &theirs)));
+        let (_, tray) = socket::pair().unwrap();
+        let server =
+            std::thread::spawn(move || what(&mut Server::new(read.into(), write.into(), tray, &theirs)));
         Self { calls: Some(calls), unread, outcomes, inbox: Inbox::default(), page, server }
     }
 

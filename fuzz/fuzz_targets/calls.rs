@@ -14,8 +14,9 @@ fuzz_target!(|bytes: &[u8]| {
     let (_answers, outcomes) = std::io::pipe().expect("a pipe");
     parent.write_all(bytes).expect("the pipe has room");
     drop(parent);
+    let (_, tray) = procession_worker::sys::socket::pair().expect("a socket");
     let page = Arc::new(Page::create(1).expect("a page"));
     page.offer(0, 1, 3);
-    let mut server = Server::new(calls.into(), outcomes.into(), &page);
+    let mut server = Server::new(calls.into(), outcomes.into(), tray, &page);
     let _ = server.serve(false);
 });

@@ -3,17 +3,16 @@
 use super::Pool;
 use super::core::{Core, Template};
 use super::state::Limits;
-use crate::error::{Codec, Half, SpawnError};
+use crate::error::SpawnError;
 use crate::process::BIRTH_LIMIT;
+use crate::process::call::Call;
 use crate::process::plan::Settings;
-use procession_worker::task::{Task, Token};
-use procession_worker::wire::codec;
+use procession_worker::task::Task;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -43,7 +42,7 @@ pub struct PoolBuilder {
     workers: usize,
     name: Option<String>,
     settings: Settings,
-    initializer: Option<Result<(Token, Vec<u8>), SpawnError>>,
+    initializer: Option<Result<Call, SpawnError>>,
     max_tasks: Option<NonZeroU64>,
     task_timeout: Option<Duration>,
     retries: u32,
@@ -90,11 +89,7 @@ impl PoolBuilder {
         F::Output: Serialize,
         A: Serialize + DeserializeOwned + 'static,
     {
-        self.initializer = Some(Token::of(f).map_err(SpawnError::from).and_then(|token| {
-            let args = codec::encode(&args)
-                .map_err(|error| SpawnError::Encode(Codec::new(Half::Arguments, error)))?;
-            Ok((token, args))
-        }));
+        self.initializer = Some(Call::new(f, &args));
         self
     }
 
@@ -174,7 +169,7 @@ impl PoolBuilder {
         let template = Template {
             name: self.name.unwrap_or_else(|| format!("Pool-{number}")),
             settings: self.settings,
-            initializer: self.initializer.transpose()?.map(|(token, args)| (token, Arc::new(args) as _)),
+            initializer: self.initializer.transpose()?,
             task_timeout: self.task_timeout,
             birth_limit: self.birth_limit,
         };

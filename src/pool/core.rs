@@ -2,12 +2,13 @@
 //! Any thread may do so, the reactor's or a caller's: whoever holds the lock.
 
 use super::job::{Input, Job};
-use super::seat::{CALLS, OUTCOMES, Seat};
+use super::seat::{CALLS, OUTCOMES, Seat, TRAY};
 use super::sink::{Sink, Tell};
 use super::state::{Action, JobId, Limits, State, Why, WorkerId};
 use crate::Exit;
 use crate::error::{Lost, Panic, SpawnError, TaskError, TimedOut};
-use crate::process::link::{Bytes, Link, Received};
+use crate::process::call::Call;
+use crate::process::link::{Link, Received};
 use crate::process::plan::{self, Settings, Streams};
 use crate::process::roster;
 use crate::reactor::{Source, reactor};
@@ -31,7 +32,7 @@ const SPAWN_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Template {
     pub(crate) name: String,
     pub(crate) settings: Settings,
-    pub(crate) initializer: Option<(Token, Arc<dyn Bytes>)>,
+    pub(crate) initializer: Option<Call>,
     pub(crate) task_timeout: Option<Duration>,
     pub(crate) birth_limit: Duration,
 }
@@ -340,7 +341,7 @@ impl Core {
         items: &Range<u64>,
     ) {
         let (Some(seat), Some(job)) = (heart.seats.get_mut(worker), heart.jobs.get(job)) else { return };
-        let Some((bytes, range)) = job.lend(items) else { return };
+        let Some(parcel) = job.lend(items) else { return };
         let count = u32::try_from(items.end - items.start).unwrap_or(0);
         let flags = if self.template.task_timeout.is_some() { CallHead::TIMED } else { 0 };
         seat.link.page.offer(slot, tag, count);
@@ -356,8 +357,7 @@ impl Core {
                 slot,
                 flags,
             },
-            &bytes,
-            range,
+            parcel,
         );
         if let Some(limit) = self.template.task_timeout {
             if heart.state.is_alone(worker) {
@@ -422,7 +422,7 @@ impl Core {
     }
 
     fn seat(&self, heart: &mut Heart, worker: WorkerId, mut link: Link) -> Result<(), SpawnError> {
-        if let Some((token, args)) = &self.template.initializer {
+        if let Some(Call { token, parcel }) = &self.template.initializer {
             // Before the worker is ready no other call is outstanding, so slot and tag are free.
             link.page.offer(0, 0, 1);
             let head = CallHead {
@@ -433,7 +433,7 @@ impl Core {
                 slot: 0,
                 flags: 0,
             };
-            link.call(head, args, 0..(**args).as_ref().len());
+            link.call(head, parcel.clone());
         }
         let ear = Arc::new(Ear { core: Weak::clone(&self.me), worker });
         let (pid, name, ends) = (link.pid(), Arc::clone(&link.name), Arc::clone(&link.ends));
@@ -459,7 +459,7 @@ impl Core {
         match which {
             OUTCOMES if seat.is_led() => {}
             OUTCOMES => self.listen(&mut heart, worker),
-            CALLS => seat.flush(),
+            CALLS | TRAY => seat.flush(),
             _ => self.bury(&mut heart, worker),
         }
         self.finish(heart);

@@ -9,7 +9,7 @@ use crate::process::link::Link;
 use procession_worker::sys::image;
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::split;
-use procession_worker::wire::message::{End, Hello, Up};
+use procession_worker::wire::message::{self, End, Hello, Up};
 use slotmap::SecondaryMap;
 use std::sync::Arc;
 
@@ -50,12 +50,18 @@ fn serving(
     let due = due.unwrap_or_default();
     let pending = seat.link.inbox.pending();
     let (mut at, mut count) = (0, 0);
+    let mut came = seat.came.take();
     let other = loop {
         match split(&pending[at..], seat.link.inbox.limit()) {
             Ok(Some((_, whole))) if seat.link.is_unfinished(at, whole as u64) => break None,
             Ok(Some((frame, whole))) => match Up::from_kind(frame.kind) {
-                Some(kind) if kind.is_outcome() => (at, count) = (at + whole, count + 1),
-                kind => break Some((kind, End::from_bytes(frame.payload), whole)),
+                // One that comes with descriptors travels alone.
+                Some(kind) if kind.is_outcome() && (came.is_none() || count == 0) => {
+                    (at, count) = (at + whole, count + 1);
+                }
+                kind => {
+                    break Some((kind, End::from_bytes(frame.payload), message::count(frame.payload), whole));
+                }
             },
             Ok(None) => break None,
             Err(error) => return Err(Link::nonsense(&error)),
@@ -67,12 +73,15 @@ fn serving(
             let items = due.start..due.start + u64::from(count);
             job.resolved(&items);
             job.hurried = false;
-            let batch = Batch { first: due.start, count: u64::from(count), bytes: pending[..at].to_vec() };
+            let came = came.take().map(Box::new);
+            let batch =
+                Batch { first: due.start, count: u64::from(count), bytes: pending[..at].to_vec(), came };
             tells.push(job.sink.deliver(batch));
         }
         seat.link.inbox.consume(at);
     }
-    let Some((kind, end, whole)) = other else {
+    seat.came = came;
+    let Some((kind, end, handles, whole)) = other else {
         // One that has nothing to do has nothing to say.
         let out_of_turn = !state.is_busy(worker) && !seat.link.inbox.pending().is_empty();
         return if out_of_turn || !seat.link.makes_sense() {
@@ -81,11 +90,20 @@ fn serving(
             Ok(false)
         };
     };
-    let (Some(Up::End), Some(end)) = (kind, end) else { return Err("it sent a frame out of place".into()) };
-    seat.link.inbox.consume(whole);
-    state.ended(worker, end).map_err(|Nonsense(text)| text)?;
-    seat.link.ended(end.tag);
-    seat.next_call();
+    match (kind, end, handles) {
+        (Some(Up::End), Some(end), _) => {
+            seat.link.inbox.consume(whole);
+            state.ended(worker, end).map_err(|Nonsense(text)| text)?;
+            seat.link.ended(end.tag);
+            seat.next_call();
+        }
+        (Some(Up::Handles), _, Some(count)) if seat.came.is_none() => {
+            seat.link.inbox.consume(whole);
+            seat.came = Some(seat.link.receive_handles(count)?);
+        }
+        (Some(kind), ..) if kind.is_outcome() => {}
+        _ => return Err("it sent a frame out of place".into()),
+    }
     Ok(true)
 }
 

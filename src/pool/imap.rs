@@ -156,8 +156,9 @@ where
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if let Some((batch, at, item)) = &mut self.current {
+                let came = batch.came.take();
                 if let Some((frame, next)) = batch.frame(*at) {
-                    let result = outcome(frame).map_err(|error| error.at(*item));
+                    let result = outcome(frame, came).map_err(|error| error.at(*item));
                     (*at, *item) = (next, *item + 1);
                     self.yielded += 1;
                     return Some(result);

@@ -2,11 +2,12 @@
 
 use super::sink::Sink;
 use crate::error::{Codec, Half, TaskError};
-use crate::process::link::Bytes;
+use crate::process::call::Parcel;
+use procession_worker::ipc::handoff::{self, Handle};
 use procession_worker::task::Token;
 use procession_worker::wire::codec;
 use serde::Serialize;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ struct Portion {
     /// Where each item ends; empty for one item alone.
     ends: Vec<u32>,
     bytes: Arc<Vec<u8>>,
+    handles: BTreeMap<u64, Vec<Handle>>,
     unresolved: u64,
 }
 
@@ -63,19 +65,26 @@ impl Job {
     pub(crate) fn add(&mut self, batch: Input) -> Range<u64> {
         let first = batch.first;
         let ends = if batch.ends.len() > 1 { batch.ends } else { Vec::new() };
-        let portion =
-            Portion { first, unresolved: ends.len().max(1) as u64, ends, bytes: Arc::new(batch.bytes) };
+        let portion = Portion {
+            first,
+            unresolved: ends.len().max(1) as u64,
+            ends,
+            bytes: Arc::new(batch.bytes),
+            handles: batch.handles,
+        };
         let items = first..first + portion.len();
         self.held += portion.bytes.len();
         self.portions.push_back(portion);
         items
     }
 
-    /// The bytes of items that lie in one portion.
-    pub(crate) fn lend(&self, items: &Range<u64>) -> Option<(Arc<dyn Bytes>, Range<usize>)> {
+    /// The bytes of items that lie in one portion, and what comes with them.
+    pub(crate) fn lend(&self, items: &Range<u64>) -> Option<Parcel> {
         let at = self.portions.partition_point(|portion| portion.first + portion.len() <= items.start);
         let portion = self.portions.get(at)?;
-        Some((Arc::clone(&portion.bytes) as Arc<dyn Bytes>, portion.slice(items)))
+        let handles =
+            portion.handles.range(items.clone()).flat_map(|(_, handles)| handles).cloned().collect();
+        Some(Parcel { bytes: Arc::clone(&portion.bytes) as _, range: portion.slice(items), handles })
     }
 
     /// Frees what nobody will ask for again.
@@ -83,6 +92,8 @@ impl Job {
         let mut at = self.portions.partition_point(|portion| portion.first + portion.len() <= items.start);
         let mut left = items.end - items.start;
         while let Some(portion) = self.portions.get_mut(at).filter(|_| left > 0) {
+            // Whoever counts holders of what came with an item is not to wait for its neighbours.
+            portion.handles.retain(|item, _| !items.contains(item));
             let here = left.min(portion.unresolved);
             portion.unresolved -= here;
             left -= here;
@@ -105,6 +116,8 @@ pub(crate) struct Input {
     first: u64,
     ends: Vec<u32>,
     bytes: Vec<u8>,
+    /// By item.
+    handles: BTreeMap<u64, Vec<Handle>>,
 }
 
 impl Input {
@@ -117,8 +130,12 @@ impl Input {
 
     /// Encodes one more.
     pub(crate) fn push<T: Serialize>(&mut self, item: &T) -> Result<(), TaskError> {
-        codec::encode_into(item, &mut self.bytes)
-            .map_err(|error| TaskError::Encode(Codec::new(Half::Arguments, error)))?;
+        let bytes = &mut self.bytes;
+        let (encoded, handles) = handoff::pack_for::<T, _>(|| codec::encode_into(item, bytes));
+        encoded.map_err(|error| TaskError::Encode(Codec::new(Half::Arguments, error)))?;
+        if !handles.is_empty() {
+            self.handles.insert(self.position(), handles);
+        }
         // Beyond 4 GiB only the last item ends, whose end is the end of all.
         self.ends.push(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
         Ok(())

@@ -22,14 +22,15 @@ impl Core {
 
     pub(super) fn lead(&self, worker: WorkerId, ends: &Arc<Ends>, job: JobId, sink: &Sink) {
         // A large call is also written by its caller, as its worker takes it.
-        let mut behind = self.heart().seats.get(worker).is_some_and(|seat| seat.link.is_behind());
+        let mut behind = self.heart().seats.get(worker).and_then(|seat| seat.link.waits_for());
         loop {
             let (process, outcomes) = ((ends.process.as_fd(), false), (ends.outcomes.as_fd(), false));
-            let [died, spoke, takes] = if behind {
-                wait::ready([process, outcomes, (ends.calls.as_fd(), true)], None)
-            } else {
-                let [died, spoke] = wait::ready([process, outcomes], None);
-                [died, spoke, false]
+            let [died, spoke, takes] = match behind {
+                Some(way) => wait::ready([process, outcomes, (ends.way(way), true)], None),
+                None => {
+                    let [died, spoke] = wait::ready([process, outcomes], None);
+                    [died, spoke, false]
+                }
             };
             let mut heart = self.heart();
             if died {
@@ -38,7 +39,8 @@ impl Core {
                 self.listen(&mut heart, worker);
             }
             if takes && let Some(seat) = heart.seats.get_mut(worker) {
-                behind = !seat.link.flush();
+                seat.link.flush();
+                behind = seat.link.waits_for();
             }
             self.act(&mut heart);
             let done = sink.tally().is_done();

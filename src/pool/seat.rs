@@ -1,14 +1,15 @@
 //! One worker's place in a pool: its link, what the reactor watches for it, and where it is in its life.
 
 use crate::error::{SpawnError, TaskError};
-use crate::process::link::{Bytes, Link};
+use crate::process::call::Parcel;
+use crate::process::link::{Link, Way};
 use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
 use crate::sys::wait;
+use procession_worker::ipc::handoff::Incoming;
 use procession_worker::sys::life::now;
 use procession_worker::wire::message::CallHead;
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -16,9 +17,10 @@ use std::time::{Duration, Instant};
 pub(super) const PROCESS: u64 = 0;
 pub(super) const OUTCOMES: u64 = 1;
 pub(super) const CALLS: u64 = 2;
-pub(super) const BIRTH: u64 = 3;
-pub(super) const TASK: u64 = 4;
-pub(super) const FAREWELL: u64 = 5;
+pub(super) const TRAY: u64 = 3;
+pub(super) const BIRTH: u64 = 4;
+pub(super) const TASK: u64 = 5;
+pub(super) const FAREWELL: u64 = 6;
 
 /// A worker that was told to go has so long for its exit handlers.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
@@ -48,11 +50,13 @@ pub(super) struct Seat {
     pub(super) link: Link,
     pub(super) life: Life,
     ear: Arc<dyn Source>,
-    watches: [Option<Watch>; 3],
+    watches: [Option<Watch>; 4],
     /// Does the reactor wait for outcomes, rather than nobody or a caller?
     armed: bool,
     led: bool,
     closed: bool,
+    /// What came with the outcome that is next.
+    pub(super) came: Option<Incoming>,
     alarm: Option<Alarm>,
     deadline: Option<Alarm>,
     /// When the call that runs now came to run, as far as we know; a deadline never counts from before.
@@ -71,10 +75,11 @@ impl Seat {
             link,
             life: Life::Unborn { initializer },
             ear,
-            watches: [None; 3],
+            watches: [None; 4],
             armed: false,
             led: false,
             closed: false,
+            came: None,
             alarm: None,
             deadline: None,
             front_since: 0,
@@ -89,6 +94,7 @@ impl Seat {
         match which {
             PROCESS => self.link.ends.process.as_fd(),
             OUTCOMES => self.link.ends.outcomes.as_fd(),
+            TRAY => self.link.ends.tray.as_fd(),
             _ => self.link.ends.calls.as_fd(),
         }
     }
@@ -119,7 +125,7 @@ impl Seat {
     }
 
     pub(super) fn unwatch(&mut self) {
-        for which in [PROCESS, OUTCOMES, CALLS] {
+        for which in [PROCESS, OUTCOMES, CALLS, TRAY] {
             self.remove(which);
         }
         self.quiet_alarm();
@@ -144,8 +150,8 @@ impl Seat {
     // ---- calls ----------------------------------------------------------------------------------------------------
 
     /// Lines up a call.
-    pub(super) fn call(&mut self, head: CallHead, items: &Arc<dyn Bytes>, range: Range<usize>) {
-        self.link.call(head, items, range);
+    pub(super) fn call(&mut self, head: CallHead, items: Parcel) {
+        self.link.call(head, items);
         if !self.led {
             self.arm();
         }
@@ -159,12 +165,23 @@ impl Seat {
 
     /// Writes what waits, and has the reactor write the rest.
     pub(super) fn flush(&mut self) {
-        let done = self.link.flush();
-        if done {
-            self.remove(CALLS);
-        } else if self.watches[CALLS as usize].is_none() && !self.led {
+        self.link.flush();
+        let full = match self.link.waits_for() {
+            None => None,
+            Some(Way::Pipe) => Some(CALLS),
+            Some(Way::Tray) => Some(TRAY),
+        };
+        for way in [CALLS, TRAY] {
+            if full != Some(way) {
+                self.remove(way);
+            }
+        }
+        if let Some(full) = full
+            && self.watches[full as usize].is_none()
+            && !self.led
+        {
             // Without a watch the rest would never be written; without the worker it goes elsewhere.
-            if self.add(CALLS, Interest::Write).is_err() {
+            if self.add(full, Interest::Write).is_err() {
                 self.link.ends.process.kill_group();
             }
         }

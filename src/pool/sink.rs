@@ -3,6 +3,7 @@
 
 use crate::error::{Codec, Half, Panic, TaskError};
 use crate::sys::wait;
+use procession_worker::ipc::handoff::{self, Incoming};
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{Frame, MAX_PAYLOAD, split};
 use procession_worker::wire::message::{PanicRecord, Up};
@@ -19,6 +20,8 @@ pub(crate) struct Batch {
     pub(crate) first: u64,
     pub(crate) count: u64,
     pub(crate) bytes: Vec<u8>,
+    /// What came with the only one of them.
+    pub(crate) came: Option<Box<Incoming>>,
 }
 
 /// What has arrived so far.
@@ -224,11 +227,16 @@ impl Sink {
 
 /// A frame as what it means for its caller.
 #[inline]
-pub(crate) fn outcome<R: DeserializeOwned>(frame: Frame<'_>) -> Result<R, TaskError> {
+pub(crate) fn outcome<R: DeserializeOwned>(
+    frame: Frame<'_>,
+    came: Option<Box<Incoming>>,
+) -> Result<R, TaskError> {
     match Up::from_kind(frame.kind) {
-        Some(Up::Value) => {
-            codec::decode(frame.payload).map_err(|error| TaskError::Decode(Codec::new(Half::Result, error)))
+        Some(Up::Value) => match came {
+            None => codec::decode(frame.payload),
+            Some(came) => handoff::unpack(*came, || codec::decode(frame.payload)),
         }
+        .map_err(|error| TaskError::Decode(Codec::new(Half::Result, error))),
         kind => Err(fault(kind, frame.payload)),
     }
 }
@@ -264,9 +272,10 @@ pub(crate) fn read_one<R: DeserializeOwned>(tally: &mut Tally) -> Result<R, Task
     if let Some((_, error)) = tally.errors.pop() {
         return Err(error);
     }
-    let batch = tally.batches.pop().ok_or(TaskError::Taken)?;
+    let mut batch = tally.batches.pop().ok_or(TaskError::Taken)?;
+    let came = batch.came.take();
     match batch.frame(0) {
-        Some((frame, _)) => outcome(frame),
+        Some((frame, _)) => outcome(frame, came),
         None => Err(TaskError::Taken),
     }
 }
@@ -300,12 +309,13 @@ impl<R: DeserializeOwned> Gathering<R> {
         for (items, error) in errors {
             self.blame(items.start, error);
         }
-        for batch in &batches {
+        for mut batch in batches {
+            let mut came = batch.came.take();
             let mut results = Vec::with_capacity(usize::try_from(batch.count).unwrap_or(0));
             let mut at = 0;
             while let Some((frame, next)) = batch.frame(at) {
                 at = next;
-                match outcome(frame) {
+                match outcome(frame, came.take()) {
                     Ok(value) => results.push(value),
                     Err(error) => {
                         self.blame(batch.first + results.len() as u64, error);

@@ -1,6 +1,7 @@
 //! A started process: look at it, wait for it, end it, take its result.
 
-use super::link::{Bytes, Link, Received};
+use super::call::Call;
+use super::link::{Link, Received, Way};
 use super::plan::{self, Piped, Settings, Streams};
 use super::roster;
 use crate::Exit;
@@ -9,11 +10,11 @@ use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
 use crate::sys::pidfd::PidFd;
 use crate::sys::wait;
 use crate::sys::{ECHILD, SIGINT, SIGTERM};
+use procession_worker::ipc::handoff::{self, Incoming};
 use procession_worker::ipc::page::Stage;
 use procession_worker::sys::image;
-use procession_worker::task::Token;
 use procession_worker::wire::codec;
-use procession_worker::wire::message::{CallHead, Hello, PanicRecord, Refusal, Up};
+use procession_worker::wire::message::{self, CallHead, Hello, PanicRecord, Refusal, Up};
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
@@ -30,12 +31,8 @@ const BURIAL: Duration = Duration::from_secs(5);
 const PROCESS: u64 = 0;
 const OUTCOMES: u64 = 1;
 const CALLS: u64 = 2;
-const BIRTH: u64 = 3;
-
-pub(super) struct Call {
-    pub(super) token: Token,
-    pub(super) args: Vec<u8>,
-}
+const TRAY: u64 = 3;
+const BIRTH: u64 = 4;
 
 /// What the reactor and the handle share.
 struct Cell {
@@ -50,7 +47,7 @@ struct Cell {
 
 struct Life {
     link: Link,
-    watches: [Option<Watch>; 3],
+    watches: [Option<Watch>; 4],
     alarm: Option<Alarm>,
     /// Does somebody who waits look at the process, instead of the reactor?
     led: bool,
@@ -59,7 +56,9 @@ struct Life {
     reason: Option<Arc<str>>,
     /// Its handle was used to end it.
     ended_by_handle: bool,
-    outcome: Option<Result<Vec<u8>, TaskError>>,
+    /// What came with the outcome that is next.
+    came: Option<Incoming>,
+    outcome: Option<Result<(Vec<u8>, Incoming), TaskError>>,
     exit: Option<Exit>,
 }
 
@@ -112,10 +111,8 @@ fn spawn(
         flags: 0,
     };
     link.page.offer(head.slot, head.tag, head.count);
-    let len = call.args.len();
-    let args: Arc<dyn Bytes> = Arc::new(call.args);
-    link.call(head, &args, 0..len);
-    let all_sent = link.flush();
+    link.call(head, call.parcel);
+    link.flush();
     let pid = link.pid();
     roster::enter(pid, name);
     let cell = Arc::new_cyclic(|me| Cell {
@@ -124,19 +121,20 @@ fn spawn(
         ends: Arc::clone(&link.ends),
         life: Mutex::new(Life {
             link,
-            watches: [None; 3],
+            watches: [None; 4],
             alarm: None,
             led: false,
             born: false,
             reason: None,
             ended_by_handle: false,
+            came: None,
             outcome: None,
             exit: None,
         }),
         changed: Condvar::new(),
         birth_limit,
     });
-    cell.watch(all_sent).map_err(|error| {
+    cell.watch().map_err(|error| {
         cell.ends.process.kill_group();
         // Killed, so this ends; and nobody watches it.
         while cell.life().link.reap().is_none() {
@@ -149,7 +147,7 @@ fn spawn(
 }
 
 impl Cell {
-    fn watch(&self, all_sent: bool) -> io::Result<()> {
+    fn watch(&self) -> io::Result<()> {
         let reactor = reactor()?;
         let Some(me) = self.me.upgrade() else { return Ok(()) };
         let mut life = self.life();
@@ -160,15 +158,27 @@ impl Cell {
         };
         let done = add(&mut life, PROCESS, self.ends.process.as_fd(), Interest::Read)
             .and_then(|()| add(&mut life, OUTCOMES, self.ends.outcomes.as_fd(), Interest::Read))
-            .and_then(|()| match all_sent {
-                true => Ok(()),
-                false => add(&mut life, CALLS, self.ends.calls.as_fd(), Interest::Write),
-            });
+            .and_then(|()| self.watch_ways(&mut life));
         if let Err(error) = done {
-            self.unwatch(&mut life, &[PROCESS, OUTCOMES, CALLS]);
+            self.unwatch(&mut life, &[PROCESS, OUTCOMES, CALLS, TRAY]);
             return Err(error);
         }
         life.alarm = Some(reactor.set_alarm_after(self.birth_limit, self.weak(), BIRTH));
+        Ok(())
+    }
+
+    /// Has the reactor write on as soon as what is full takes more.
+    fn watch_ways(&self, life: &mut Life) -> io::Result<()> {
+        let full = life.link.waits_for();
+        for (way, which) in [(Way::Pipe, CALLS), (Way::Tray, TRAY)] {
+            if full != Some(way) {
+                self.unwatch(life, &[which]);
+            } else if let (None, Some(me)) = (life.watches[which as usize], self.me.upgrade()) {
+                let watch =
+                    reactor()?.add(self.ends.way(way), Interest::Write, me as Arc<dyn Source>, which)?;
+                life.watches[which as usize] = Some(watch);
+            }
+        }
         Ok(())
     }
 
@@ -182,6 +192,7 @@ impl Cell {
             let fd = match which {
                 PROCESS => self.ends.process.as_fd(),
                 OUTCOMES => self.ends.outcomes.as_fd(),
+                TRAY => self.ends.tray.as_fd(),
                 _ => self.ends.calls.as_fd(),
             };
             if let Some(watch) = life.watches[which as usize].take() {
@@ -297,18 +308,30 @@ impl Cell {
                     life.born = true;
                     Self::quiet_alarm(life);
                 }
+                Heard::Handles(count) => match life.link.receive_handles(count) {
+                    Ok(came) => life.came = Some(came),
+                    Err(reason) => {
+                        Self::nonsense(life, reason);
+                        return;
+                    }
+                },
                 Heard::Outcome(outcome) => {
-                    life.outcome.get_or_insert(outcome);
+                    let came = life.came.take().unwrap_or_default();
+                    life.outcome.get_or_insert(outcome.map(|value| (value, came)));
                 }
                 Heard::Nothing => {}
                 Heard::Nonsense(reason) => {
-                    life.reason.get_or_insert(reason);
-                    life.link.ends.process.kill_group();
-                    life.link.distrust();
+                    Self::nonsense(life, reason);
                     return;
                 }
             }
         }
+    }
+
+    fn nonsense(life: &mut Life, reason: Arc<str>) {
+        life.reason.get_or_insert(reason);
+        life.link.ends.process.kill_group();
+        life.link.distrust();
     }
 
     fn died(&self) {
@@ -328,7 +351,7 @@ impl Cell {
         }
         life.exit = Some(exit);
         Self::quiet_alarm(&mut life);
-        self.unwatch(&mut life, &[PROCESS, OUTCOMES, CALLS]);
+        self.unwatch(&mut life, &[PROCESS, OUTCOMES, CALLS, TRAY]);
         roster::leave(self.ends.process.pid());
         drop(life);
         self.changed.notify_all();
@@ -360,6 +383,7 @@ impl Cell {
 
 enum Heard {
     Hello,
+    Handles(usize),
     Outcome(Result<Vec<u8>, TaskError>),
     Nothing,
     Nonsense(Arc<str>),
@@ -375,6 +399,10 @@ fn hear(kind: u8, payload: &[u8]) -> Heard {
         },
         Some(Up::Undecodable) => Heard::Outcome(Err(TaskError::Decode(Codec::new(Half::Arguments, text())))),
         Some(Up::Unencodable) => Heard::Outcome(Err(TaskError::Encode(Codec::new(Half::Result, text())))),
+        Some(Up::Handles) => match message::count(payload) {
+            Some(count) => Heard::Handles(count),
+            None => Heard::Nonsense("it sent a frame that makes no sense".into()),
+        },
         Some(Up::End) => Heard::Nothing,
         Some(Up::Hello) => match codec::decode::<Hello>(payload) {
             Ok(hello) if hello.image == image::id() => Heard::Hello,
@@ -400,10 +428,12 @@ impl Source for Cell {
     fn on_ready(&self, token: u64) {
         match token {
             PROCESS => self.died(),
-            CALLS => {
+            CALLS | TRAY => {
                 let mut life = self.life();
-                if life.link.flush() {
-                    self.unwatch(&mut life, &[CALLS]);
+                life.link.flush();
+                if self.watch_ways(&mut life).is_err() {
+                    // Nobody would ever write the rest.
+                    self.ends.process.kill_group();
                 }
             }
             _ => self.listen(),
@@ -571,9 +601,8 @@ impl<R: DeserializeOwned> Child<R> {
         }
         let _ = self.wait();
         match self.cell.life().outcome.take() {
-            Some(Ok(bytes)) => {
-                codec::decode(&bytes).map_err(|error| TaskError::Decode(Codec::new(Half::Result, error)))
-            }
+            Some(Ok((bytes, came))) => handoff::unpack(came, || codec::decode(&bytes))
+                .map_err(|error| TaskError::Decode(Codec::new(Half::Result, error))),
             Some(Err(error)) => Err(error),
             None => Err(TaskError::Closed),
         }

@@ -1,12 +1,15 @@
 //! One worker, as its parent holds it: the pipes, the page, the descriptor of the process. It moves bytes and knows
 //! frames; what they mean is told elsewhere.
 
+use super::call::Parcel;
 use crate::Exit;
 use crate::sys::SIGABRT;
 use crate::sys::pidfd::PidFd;
 use procession_worker::ipc::Page;
+use procession_worker::ipc::handoff::{Handle, Incoming};
 use procession_worker::ipc::page::{BATCH, LOAN, RING};
 use procession_worker::sys::fd;
+use procession_worker::wire::Tray;
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{FrameError, Inbox, push_header};
 use procession_worker::wire::message::{CallHead, Down, Loan, PanicRecord};
@@ -15,26 +18,25 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// Payloads over this size are written from where they lie rather than copied together.
 const COPIED: usize = 16 * 1024;
 
-/// Bytes that wait to be written.
-pub(crate) trait Bytes: AsRef<[u8]> + Send + Sync {}
-impl<T: AsRef<[u8]> + Send + Sync> Bytes for T {}
-
 enum Outgoing {
     Copied(Vec<u8>),
-    Lent(Arc<dyn Bytes>, Range<usize>),
+    Lent(Parcel),
+    /// Not bytes: descriptors for the tray.
+    Handles(Vec<Handle>),
 }
 
 impl Outgoing {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Copied(bytes) => bytes,
-            Self::Lent(bytes, range) => &(**bytes).as_ref()[range.clone()],
+            Self::Lent(parcel) => parcel.bytes(),
+            Self::Handles(_) => &[],
         }
     }
 }
@@ -44,7 +46,24 @@ impl Outgoing {
 pub(crate) struct Ends {
     pub(crate) outcomes: OwnedFd,
     pub(crate) calls: File,
+    pub(crate) tray: Tray,
     pub(crate) process: PidFd,
+}
+
+/// What a call goes down by: its bytes, and its descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Pipe,
+    Tray,
+}
+
+impl Ends {
+    pub(crate) fn way(&self, way: Way) -> BorrowedFd<'_> {
+        match way {
+            Way::Pipe => self.calls.as_fd(),
+            Way::Tray => self.tray.as_fd(),
+        }
+    }
 }
 
 /// What came of asking the pipe for more.
@@ -90,18 +109,15 @@ impl fmt::Debug for Link {
 
 impl Link {
     pub(super) fn new(
-        pid: u32,
         name: Arc<str>,
+        ends: Ends,
         calls_read: OwnedFd,
-        calls: OwnedFd,
-        outcomes: OwnedFd,
         page: Page,
         greeting: Vec<u8>,
-    ) -> io::Result<Self> {
-        let process = PidFd::open(pid)?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             name,
-            ends: Arc::new(Ends { outcomes, calls: calls.into(), process }),
+            ends: Arc::new(ends),
             page,
             inbox: Inbox::default(),
             _calls_read: calls_read,
@@ -114,17 +130,23 @@ impl Link {
             sense_ends: None,
             dead: false,
             exit: None,
-        })
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.ends.process.pid()
     }
 
-    /// Lines up a call whose items are `range` of `items`.
-    pub(crate) fn call(&mut self, mut head: CallHead, items: &Arc<dyn Bytes>, range: Range<usize>) {
-        if range.len() >= LOAN
-            && let Some(loan) = self.lend(head.tag, &(**items).as_ref()[range.clone()])
+    /// Lines up a call with its items.
+    pub(crate) fn call(&mut self, mut head: CallHead, mut items: Parcel) {
+        let handles = std::mem::take(&mut items.handles);
+        if !handles.is_empty() {
+            let count = u32::try_from(handles.len()).unwrap_or(u32::MAX);
+            self.frame(Down::Handles, 4).extend_from_slice(&count.to_le_bytes());
+            self.outgoing.push_back(Outgoing::Handles(handles));
+        }
+        if items.range.len() >= LOAN
+            && let Some(loan) = self.lend(head.tag, items.bytes())
         {
             head.flags |= CallHead::LENT;
             let frame = self.frame(Down::Call, CallHead::SIZE + Loan::SIZE);
@@ -132,12 +154,12 @@ impl Link {
             frame.extend_from_slice(&loan.to_bytes());
             return;
         }
-        let frame = self.frame(Down::Call, CallHead::SIZE + range.len());
+        let frame = self.frame(Down::Call, CallHead::SIZE + items.range.len());
         frame.extend_from_slice(&head.to_bytes());
-        if range.len() > COPIED {
-            self.outgoing.push_back(Outgoing::Lent(Arc::clone(items), range));
+        if items.range.len() > COPIED {
+            self.outgoing.push_back(Outgoing::Lent(items));
         } else {
-            frame.extend_from_slice(&(**items).as_ref()[range]);
+            frame.extend_from_slice(items.bytes());
         }
     }
 
@@ -174,17 +196,32 @@ impl Link {
         }
     }
 
-    /// Is there anything left to write?
-    pub(crate) fn is_behind(&self) -> bool {
-        !self.outgoing.is_empty()
+    /// What has to take more before the rest can be written, if there is a rest.
+    pub(crate) fn waits_for(&self) -> Option<Way> {
+        Some(match self.outgoing.front()? {
+            Outgoing::Handles(_) => Way::Tray,
+            _ => Way::Pipe,
+        })
     }
 
-    /// Writes what the pipe takes. True when nothing is left to write.
+    /// Writes what the pipe and the tray take. True when nothing is left to write.
     pub(crate) fn flush(&mut self) -> bool {
         while !self.outgoing.is_empty() {
+            if let Some(Outgoing::Handles(handles)) = self.outgoing.front_mut() {
+                match self.ends.tray.send(handles) {
+                    Ok(sent) if sent < handles.len() => {
+                        handles.drain(..sent);
+                        return false;
+                    }
+                    Ok(_) => drop(self.outgoing.pop_front()),
+                    Err(_) => self.outgoing.clear(),
+                }
+                continue;
+            }
             let mut slices = [IoSlice::new(&[]); 8];
             let mut count = 0;
-            for (slot, part) in slices.iter_mut().zip(&self.outgoing) {
+            let bytes = self.outgoing.iter().take_while(|part| !matches!(part, Outgoing::Handles(_)));
+            for (slot, part) in slices.iter_mut().zip(bytes) {
                 let skip = if count == 0 { self.written } else { 0 };
                 *slot = IoSlice::new(&part.bytes()[skip..]);
                 count += 1;
@@ -201,7 +238,7 @@ impl Link {
     }
 
     fn advance(&mut self, mut n: usize) {
-        while let Some(first) = self.outgoing.front() {
+        while let Some(first) = self.outgoing.front().filter(|part| !matches!(part, Outgoing::Handles(_))) {
             let left = first.bytes().len() - self.written;
             if n < left {
                 self.written += n;
@@ -250,6 +287,14 @@ impl Link {
             // It is not what the worker had finished: another hand wrote into its pipe.
             self.distrust();
         }
+    }
+
+    /// Takes the descriptors of the next outcome, which are here.
+    pub(crate) fn receive_handles(&self, count: usize) -> Result<Incoming, Arc<str>> {
+        self.ends.tray.receive(count, false).map_err(|error| {
+            format!("it sent bytes that make no sense: they ask for descriptors that are not there ({error})")
+                .into()
+        })
     }
 
     /// Looks at what the worker has finished and not written yet; the pipe is to be read empty first.

@@ -1,5 +1,6 @@
 //! One child, cradle to grave.
 
+pub(crate) mod call;
 mod child;
 pub(crate) mod link;
 pub(crate) mod plan;
@@ -10,12 +11,11 @@ pub(crate) use child::{CLOSING, refused};
 pub use plan::Stdio;
 pub use roster::{ChildInfo, active_children};
 
-use crate::error::{Codec, Half, SpawnError};
-use child::Call;
+use crate::error::SpawnError;
+use call::Call;
 use plan::{Settings, Streams};
 use procession_worker::current::next_path;
-use procession_worker::task::{Task, Token};
-use procession_worker::wire::codec;
+use procession_worker::task::Task;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ffi::OsStr;
@@ -108,11 +108,7 @@ impl<R> Process<R> {
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned,
     {
-        let call = Token::of(f).map_err(SpawnError::from).and_then(|token| {
-            let args = codec::encode(&args)
-                .map_err(|error| SpawnError::Encode(Codec::new(Half::Arguments, error)))?;
-            Ok(Call { token, args })
-        });
+        let call = Call::new(f, &args);
         let path = next_path();
         let numbers: Vec<String> = path.iter().map(ToString::to_string).collect();
         Self {

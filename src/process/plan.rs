@@ -2,11 +2,12 @@
 
 use crate::error::SpawnError;
 use crate::sys::EINVAL;
+use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Stream, above_stdio, pipe, reopen_read_end, spawn_self};
 use procession_worker::current::current_process;
 use procession_worker::entry::{FLAG, Spec, starts_in_init};
 use procession_worker::ipc::Page;
-use procession_worker::sys::{fd, image};
+use procession_worker::sys::{fd, image, socket};
 use procession_worker::wire::codec;
 use procession_worker::wire::frame;
 use procession_worker::wire::message::{Birth, Down, PROTOCOL};
@@ -20,7 +21,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use super::link::Link;
+use super::link::{Ends, Link};
 
 /// Where a standard stream of a child comes from or goes to.
 ///
@@ -140,6 +141,12 @@ fn lifeline() -> io::Result<&'static (OwnedFd, OwnedFd)> {
     Ok(LIFELINE.get_or_init(|| fresh))
 }
 
+/// The socket beside the pipes: our end, and the worker's.
+fn tray() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socket::pair()?;
+    Ok((above_stdio(ours)?, above_stdio(theirs)?))
+}
+
 /// The program's own arguments, with the flag behind the first.
 fn arguments(spec: &Spec) -> Vec<CString> {
     let mut own = std::env::args_os().map(|argument| CString::new(argument.into_vec()).unwrap_or_default());
@@ -172,6 +179,7 @@ pub(crate) fn start(
     for end in [&calls_write, &outcomes_read] {
         fd::set_nonblocking(end).map_err(SpawnError::system("making the worker's pipes"))?;
     }
+    let (tray, their_tray) = tray().map_err(SpawnError::system("making the worker's socket"))?;
     let nonce = RandomState::new().build_hasher().finish();
     let page = Page::create(nonce).map_err(SpawnError::system("making the worker's page"))?;
     let lifeline = lifeline()
@@ -180,6 +188,7 @@ pub(crate) fn start(
     let spec = Spec {
         calls: calls_read.as_raw_fd(),
         outcomes: outcomes_write.as_raw_fd(),
+        tray: their_tray.as_raw_fd(),
         page: page.file().as_raw_fd(),
         lifeline: lifeline.as_raw_fd(),
         nonce,
@@ -202,10 +211,10 @@ pub(crate) fn start(
         &arguments(&spec),
         &settings.environment()?,
         &streams,
-        &[&calls_read, &outcomes_write, page.file(), &lifeline],
+        &[&calls_read, &outcomes_write, &their_tray, page.file(), &lifeline],
     )
     .map_err(SpawnError::system("starting the process"))?;
-    let link = Link::new(pid, Arc::clone(name), calls_read, calls_write, outcomes_read, page, greeting)
-        .map_err(SpawnError::system("opening the process"))?;
-    Ok((link, piped))
+    let process = PidFd::open(pid).map_err(SpawnError::system("opening the process"))?;
+    let ends = Ends { outcomes: outcomes_read, calls: calls_write.into(), tray: tray.into(), process };
+    Ok((Link::new(Arc::clone(name), ends, calls_read, page, greeting), piped))
 }

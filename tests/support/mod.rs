@@ -84,4 +84,5 @@ pub(crate) fn poll_or(what: &str, limit: Duration, ready: impl Fn() -> Result<()
     }
 }
 
+#[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use left::{is_gone, orphans, reap_orphan, state_of};

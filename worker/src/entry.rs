@@ -26,6 +26,8 @@ pub struct Spec {
     pub calls: RawFd,
     /// Write end of the outcomes.
     pub outcomes: RawFd,
+    /// The socket on which the descriptors of both travel.
+    pub tray: RawFd,
     /// The shared page.
     pub page: RawFd,
     /// Read end of a pipe that the parent never writes to.
@@ -38,8 +40,8 @@ pub struct Spec {
 
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { calls, outcomes, page, lifeline, nonce, in_init } = self;
-        write!(f, "{calls},{outcomes},{page},{lifeline},{nonce:x},{}", u8::from(*in_init))
+        let Self { calls, outcomes, tray, page, lifeline, nonce, in_init } = self;
+        write!(f, "{calls},{outcomes},{tray},{page},{lifeline},{nonce:x},{}", u8::from(*in_init))
     }
 }
 
@@ -49,14 +51,15 @@ impl Spec {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(',');
         let mut number = || parts.next()?.parse::<RawFd>().ok();
-        let (calls, outcomes, page, lifeline) = (number()?, number()?, number()?, number()?);
+        let (calls, outcomes, tray) = (number()?, number()?, number()?);
+        let (page, lifeline) = (number()?, number()?);
         let nonce = u64::from_str_radix(parts.next()?, 16).ok()?;
         let in_init = match parts.next()? {
             "0" => false,
             "1" => true,
             _ => return None,
         };
-        parts.next().is_none().then_some(Self { calls, outcomes, page, lifeline, nonce, in_init })
+        parts.next().is_none().then_some(Self { calls, outcomes, tray, page, lifeline, nonce, in_init })
     }
 }
 
@@ -65,6 +68,7 @@ impl Spec {
 struct Belongings {
     calls: OwnedFd,
     outcomes: OwnedFd,
+    tray: OwnedFd,
     lifeline: OwnedFd,
     page: Arc<Page>,
 }
@@ -78,6 +82,7 @@ impl Belongings {
         Some(Self {
             calls: fd::claim(spec.calls).ok()?,
             outcomes: fd::claim(spec.outcomes).ok()?,
+            tray: fd::claim(spec.tray).ok()?,
             lifeline: fd::claim(spec.lifeline).ok()?,
             page,
         })
@@ -87,10 +92,11 @@ impl Belongings {
 impl Belongings {
     /// Before anybody else has opened anything that could be mistaken for a stray.
     fn close_strays(&self) {
-        let Self { calls, outcomes, lifeline, page } = self;
+        let Self { calls, outcomes, tray, lifeline, page } = self;
         fd::close_strays(&[
             calls.as_raw_fd(),
             outcomes.as_raw_fd(),
+            tray.as_raw_fd(),
             lifeline.as_raw_fd(),
             page.file().as_raw_fd(),
         ]);
@@ -170,11 +176,11 @@ fn tie_life(belongings: &Belongings) {
     reason = "a worker's life ends here, and exit handlers and buffered output belong to it"
 )]
 fn live(belongings: Belongings) -> ! {
-    let Belongings { calls, outcomes, lifeline, page } = belongings;
+    let Belongings { calls, outcomes, tray, lifeline, page } = belongings;
     page.set_stage(Stage::Preparing);
     life::reset_signals();
     panic::leave_words_in(&page);
-    let mut server = Server::new(calls, outcomes, &page);
+    let mut server = Server::new(calls, outcomes, tray, &page);
     // The parent has gone, or is no parent of ours.
     let Some(birth) = server.birth() else { life::exit_now(Farewell::Refused as i32) };
     let once = birth.once;
@@ -210,8 +216,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_spec_comes_back(calls: RawFd, outcomes: RawFd, page: RawFd, lifeline: RawFd, nonce: u64, in_init: bool) {
-            let spec = Spec { calls, outcomes, page, lifeline, nonce, in_init };
+        fn a_spec_comes_back(
+            fds: [RawFd; 5], nonce: u64, in_init: bool
+        ) {
+            let [calls, outcomes, tray, page, lifeline] = fds;
+            let spec = Spec { calls, outcomes, tray, page, lifeline, nonce, in_init };
             prop_assert_eq!(Spec::parse(&spec.to_string()), Some(spec));
         }
 

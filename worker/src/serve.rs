@@ -3,6 +3,7 @@
 
 use crate::chunk::Chunk;
 use crate::ipc::Page;
+use crate::ipc::handoff::{self, Incoming};
 use crate::ipc::page::Stage;
 use crate::outlet::Outlet;
 use crate::panic;
@@ -10,7 +11,8 @@ use crate::sys::{fd, image};
 use crate::task;
 use crate::wire::codec;
 use crate::wire::frame::Inbox;
-use crate::wire::message::{Birth, CallHead, Down, Hello, Loan, PROTOCOL, Refusal, Up};
+use crate::wire::message::{Birth, CallHead, Down, Hello, Loan, PROTOCOL, Refusal, Up, count};
+use crate::wire::tray::Tray;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,6 +24,9 @@ const UNKNOWN: &str = "the function is not in this worker's image: parent and wo
 pub struct Server {
     calls: OwnedFd,
     inbox: Inbox,
+    tray: Arc<Tray>,
+    /// What came with the call that is next.
+    came: Option<Incoming>,
     outlet: Outlet,
 }
 
@@ -38,10 +43,12 @@ pub enum Farewell {
 }
 
 impl Server {
-    /// A server on these two pipes.
+    /// A server on these two pipes and the socket beside them.
     #[must_use]
-    pub fn new(calls: OwnedFd, outcomes: OwnedFd, page: &Arc<Page>) -> Self {
-        Self { calls, inbox: Inbox::default(), outlet: Outlet::new(outcomes, Arc::clone(page)) }
+    pub fn new(calls: OwnedFd, outcomes: OwnedFd, tray: OwnedFd, page: &Arc<Page>) -> Self {
+        let tray = Arc::new(Tray::from(tray));
+        let outlet = Outlet::new(outcomes, Arc::clone(&tray), Arc::clone(page));
+        Self { calls, inbox: Inbox::default(), tray, came: None, outlet }
     }
 
     /// Waits for the first message; `None` when the parent has gone without one or another message came.
@@ -82,10 +89,21 @@ impl Server {
                     let call = match Down::from_kind(frame.kind) {
                         Some(Down::Call) => CallHead::split(frame.payload),
                         Some(Down::Retire) => return Farewell::Done,
+                        Some(Down::Handles) if self.came.is_none() => {
+                            let count = count(frame.payload);
+                            self.came = count.and_then(|count| self.tray.receive(count, true).ok());
+                            if self.came.is_some() {
+                                continue;
+                            }
+                            None
+                        }
                         _ => None,
                     };
                     let Some((head, items)) = call else { return Farewell::Refused };
-                    let panicked = run(head, items, &mut self.outlet);
+                    let panicked = match self.came.take() {
+                        None => run(head, items, &mut self.outlet),
+                        Some(came) => handoff::unpack(came, || run(head, items, &mut self.outlet)),
+                    };
                     if once {
                         // No flush: what is small lies in the ring, and the parent looks there when the process ends.
                         return if panicked { Farewell::Panicked } else { Farewell::Done };

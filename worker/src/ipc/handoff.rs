@@ -5,6 +5,7 @@
 //! it [`unpack`]s with what came. Outside of such a message both are errors: no file and no other format can carry
 //! a descriptor.
 
+use crate::sys::{EMFILE, ENFILE};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 /// A descriptor on its way out: its giver may go on using it, and it may be sent more than once.
 pub type Handle = Arc<OwnedFd>;
 
-/// So many descriptors may go with one message: what surely fits into a socket's buffer at once.
-pub const MOST: usize = 64 * 253;
+/// So many descriptors may go with one message. A full socket says that it has room again when three quarters of it are
+/// free, and a receiver takes what it was told of: one message must not fill more than a quarter.
+pub const MOST: usize = 32 * 253;
 
 /// The descriptors that came with a message.
 #[derive(Debug, Default)]
@@ -58,7 +60,7 @@ impl fmt::Display for HandoffError {
             Self::Lost(errno) => {
                 let error = io::Error::from_raw_os_error(*errno);
                 write!(f, "the message's descriptors did not arrive: {error}")?;
-                if matches!(*errno, libc::EMFILE | libc::ENFILE) {
+                if matches!(*errno, EMFILE | ENFILE) {
                     f.write_str("; close some, or raise the limit on open files (ulimit -n)")?;
                 }
                 Ok(())
@@ -174,8 +176,8 @@ mod tests {
         });
         assert_eq!(outer.len(), 2);
         unpack(Incoming::new(vec![some_fd()], None), || {
-            unpack(Incoming::new(vec![], Some(libc::EMFILE)), || {
-                assert_eq!(take().unwrap_err(), HandoffError::Lost(libc::EMFILE));
+            unpack(Incoming::new(vec![], Some(EMFILE)), || {
+                assert_eq!(take().unwrap_err(), HandoffError::Lost(EMFILE));
             });
             take().unwrap();
         });

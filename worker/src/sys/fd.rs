@@ -103,6 +103,22 @@ pub fn open_standard_streams() {
     }
 }
 
+/// Waits until `fd` takes more.
+///
+/// # Errors
+/// What poll(2) says; EINTR is tried again.
+pub fn wait_writable(fd: impl AsFd) -> io::Result<()> {
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            done => return Ok(done.map(drop)?),
+        }
+    }
+}
+
 /// Makes reads and writes of `fd` return at once.
 ///
 /// # Errors

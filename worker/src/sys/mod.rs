@@ -7,3 +7,5 @@ pub mod life;
 pub mod memory;
 pub mod socket;
 pub mod start;
+
+pub use libc::{EAGAIN, ECONNRESET, EMFILE, ENFILE, EPIPE};

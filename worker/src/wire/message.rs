@@ -15,6 +15,8 @@ pub enum Down {
     Call = 1,
     /// Finish what came before, and end.
     Retire = 2,
+    /// So many descriptors come with the next call, by the tray: a `u32`. They follow this frame.
+    Handles = 3,
 }
 
 impl Down {
@@ -25,6 +27,7 @@ impl Down {
             0 => Some(Self::Birth),
             1 => Some(Self::Call),
             2 => Some(Self::Retire),
+            3 => Some(Self::Handles),
             _ => None,
         }
     }
@@ -51,6 +54,8 @@ pub enum Up {
     Hello = 5,
     /// The worker will not live: [`Refusal`].
     Refused = 6,
+    /// So many descriptors came with the next outcome, by the tray: a `u32`. They are there before this frame is.
+    Handles = 7,
 }
 
 impl Up {
@@ -66,6 +71,7 @@ impl Up {
             4 => Self::End,
             5 => Self::Hello,
             6 => Self::Refused,
+            7 => Self::Handles,
             _ => return None,
         })
     }
@@ -76,6 +82,13 @@ impl Up {
     pub const fn is_outcome(self) -> bool {
         (self as u8) <= Self::Unencodable as u8
     }
+}
+
+/// The payload of `Handles`.
+#[must_use]
+pub fn count(payload: &[u8]) -> Option<usize> {
+    let bytes = payload.first_chunk().filter(|_| payload.len() == 4)?;
+    usize::try_from(u32::from_le_bytes(*bytes)).ok().filter(|&count| count > 0)
 }
 
 /// What a worker is told at birth.

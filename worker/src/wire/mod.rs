@@ -3,6 +3,8 @@
 pub mod codec;
 pub mod frame;
 pub mod message;
+pub mod tray;
 
 pub use codec::CodecError;
 pub use frame::{Frame, FrameError, Inbox};
+pub use tray::Tray;
