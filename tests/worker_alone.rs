@@ -12,7 +12,7 @@ use procession_worker::task::{Task, Token};
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{self, Inbox};
 use procession_worker::wire::message::{
-    Birth, CallHead, Down, End, Hello, Loan, PROTOCOL, PanicRecord, Refusal, Up,
+    Birth, CallHead, Down, End, Hello, Loan, PROTOCOL, PanicRecord, Refusal, Up, unsealed,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,7 +68,7 @@ impl<R: Send + 'static> Parent<R> {
     fn frame(&mut self) -> (Up, Vec<u8>) {
         loop {
             if let Some(frame) = self.inbox.next().unwrap() {
-                return (Up::from_kind(frame.kind).unwrap(), frame.payload.to_vec());
+                return (Up::from_kind(frame.kind).unwrap(), unsealed(frame.payload).to_vec());
             }
             let mut bytes = [0; 4096];
             let n = self.outcomes.read(&mut bytes).unwrap();

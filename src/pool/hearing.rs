@@ -56,6 +56,9 @@ fn serving(
             Ok(Some((_, whole))) if seat.link.is_unfinished(at, whole as u64) => break None,
             Ok(Some((frame, whole))) => match Up::from_kind(frame.kind) {
                 // One that comes with descriptors travels alone.
+                Some(kind) if kind.is_outcome() && !seat.link.is_sealed(frame.payload) => {
+                    return Err("it sent bytes that make no sense: a result is not of one piece".into());
+                }
                 Some(kind) if kind.is_outcome() && (came.is_none() || count == 0) => {
                     (at, count) = (at + whole, count + 1);
                 }
@@ -117,7 +120,8 @@ fn growing(state: &mut State, seat: &mut Seat, worker: WorkerId) -> Result<bool,
         Ok(None) => return Ok(false),
         Err(error) => return Err(Link::nonsense(&error)),
     };
-    grow_up(seat, kind.ok_or("it sent a frame of unknown kind")?, &payload).map_or(Ok(()), Err)?;
+    grow_up(seat, kind.ok_or("it sent a frame of unknown kind")?, message::unsealed(&payload))
+        .map_or(Ok(()), Err)?;
     if seat.life.is_serving() {
         seat.quiet_alarm();
         state.ready(worker);

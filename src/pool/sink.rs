@@ -6,7 +6,7 @@ use crate::sys::wait;
 use procession_worker::ipc::handoff::{self, Incoming};
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{Frame, MAX_PAYLOAD, split};
-use procession_worker::wire::message::{PanicRecord, Up};
+use procession_worker::wire::message::{PanicRecord, Up, unsealed};
 use serde::de::DeserializeOwned;
 use std::any::Any;
 use std::ops::Range;
@@ -231,13 +231,14 @@ pub(crate) fn outcome<R: DeserializeOwned>(
     frame: Frame<'_>,
     came: Option<Box<Incoming>>,
 ) -> Result<R, TaskError> {
+    let payload = unsealed(frame.payload);
     match Up::from_kind(frame.kind) {
         Some(Up::Value) => match came {
-            None => codec::decode(frame.payload),
-            Some(came) => handoff::unpack(*came, || codec::decode(frame.payload)),
+            None => codec::decode(payload),
+            Some(came) => handoff::unpack(*came, || codec::decode(payload)),
         }
         .map_err(|error| TaskError::Decode(Codec::new(Half::Result, error))),
-        kind => Err(fault(kind, frame.payload)),
+        kind => Err(fault(kind, payload)),
     }
 }
 

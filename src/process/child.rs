@@ -297,10 +297,14 @@ impl Cell {
             if sensible && life.link.inbox.announced().is_some_and(waits) {
                 return;
             }
+            let nonce = life.link.page.nonce();
             let step = match life.link.inbox.next() {
                 _ if !sensible => Heard::Nonsense("it sent bytes that make no sense".into()),
                 Ok(None) => return,
-                Ok(Some(frame)) => hear(frame.kind, frame.payload),
+                Ok(Some(frame)) if !message::is_sealed(frame.payload, nonce) => {
+                    Heard::Nonsense("it sent bytes that make no sense: a result is not of one piece".into())
+                }
+                Ok(Some(frame)) => hear(frame.kind, message::unsealed(frame.payload)),
                 Err(error) => Heard::Nonsense(Link::nonsense(&error)),
             };
             match step {

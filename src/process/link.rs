@@ -12,7 +12,7 @@ use procession_worker::sys::fd;
 use procession_worker::wire::Tray;
 use procession_worker::wire::codec;
 use procession_worker::wire::frame::{FrameError, Inbox, push_header};
-use procession_worker::wire::message::{CallHead, Down, Loan, PanicRecord};
+use procession_worker::wire::message::{CallHead, Down, Loan, PanicRecord, is_sealed};
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
@@ -333,6 +333,11 @@ impl Link {
     /// after it is written; until then another hand may have put bytes in between.
     pub(crate) fn is_unfinished(&self, at: usize, whole: u64) -> bool {
         whole > BATCH && self.taken().saturating_add(at as u64).saturating_add(whole) > self.page.committed()
+    }
+
+    /// Is a whole outcome of one piece?
+    pub(crate) fn is_sealed(&self, payload: &[u8]) -> bool {
+        is_sealed(payload, self.page.nonce())
     }
 
     /// After the process has died: reads what it had written to the pipe.

@@ -7,7 +7,7 @@ use crate::sys::{fd, life};
 use crate::wire::CodecError;
 use crate::wire::codec;
 use crate::wire::frame::{self, MAX_HEADER};
-use crate::wire::message::Up;
+use crate::wire::message::{UNSEALED, Up};
 use crate::wire::tray::Tray;
 use serde::Serialize;
 use std::fs::File;
@@ -119,6 +119,10 @@ impl Outlet {
 
     /// Sends what was encoded as one frame.
     fn put(&mut self, kind: Up) {
+        let seal = self.page.nonce().to_le_bytes();
+        if self.spill.len() + seal.len() > UNSEALED {
+            self.spill.extend_from_slice(&seal);
+        }
         let mut head = [0; MAX_HEADER];
         let head_len = frame::header(&mut head, kind as u8, self.spill.len());
         let whole = (head_len + self.spill.len()) as u64;

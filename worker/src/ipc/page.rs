@@ -111,6 +111,7 @@ impl Claim {
 pub struct Page {
     map: Mapping,
     file: File,
+    nonce: u64,
 }
 
 impl Page {
@@ -120,7 +121,7 @@ impl Page {
     /// EMFILE, ENFILE, ENOMEM.
     pub fn create(nonce: u64) -> io::Result<Self> {
         let file = File::from(memfd(c"procession-page", SIZE)?);
-        let page = Self { map: Mapping::new(&file, SIZE)?, file };
+        let page = Self { map: Mapping::new(&file, SIZE)?, file, nonce };
         page.map.word(AT_NONCE).store(nonce, Relaxed);
         page.map.half(AT_PARENT).store(std::process::id(), Relaxed);
         page.map.word(AT_MAGIC).store(MAGIC, Release);
@@ -132,10 +133,16 @@ impl Page {
     /// # Errors
     /// It is no page, or not the one that the nonce was made for.
     pub fn open(file: OwnedFd, nonce: u64) -> io::Result<Self> {
-        let page = Self { map: Mapping::new(&file, SIZE)?, file: file.into() };
+        let page = Self { map: Mapping::new(&file, SIZE)?, file: file.into(), nonce };
         let known =
             page.map.word(AT_MAGIC).load(Acquire) == MAGIC && page.map.word(AT_NONCE).load(Relaxed) == nonce;
         if known { Ok(page) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not a worker's page")) }
+    }
+
+    /// The number that both sides know and nobody else does; not from the page, which anybody may have written to.
+    #[must_use]
+    pub const fn nonce(&self) -> u64 {
+        self.nonce
     }
 
     /// What the page is a mapping of.

@@ -84,6 +84,24 @@ impl Up {
     }
 }
 
+/// An outcome longer than this has a seal at its end, the number that only parent and worker know: so that bytes which
+/// another hand wrote into the pipe in the middle of it do not make another value of it.
+pub const UNSEALED: usize = 16 * 1024;
+
+/// Is a whole outcome of one piece?
+#[must_use]
+#[inline]
+pub fn is_sealed(payload: &[u8], nonce: u64) -> bool {
+    payload.len() <= UNSEALED || payload.ends_with(&nonce.to_le_bytes())
+}
+
+/// An outcome's payload without its seal.
+#[must_use]
+#[inline]
+pub fn unsealed(payload: &[u8]) -> &[u8] {
+    if payload.len() > UNSEALED { &payload[..payload.len() - size_of::<u64>()] } else { payload }
+}
+
 /// The payload of `Handles`.
 #[must_use]
 pub fn count(payload: &[u8]) -> Option<usize> {
