@@ -6,6 +6,7 @@ mod error;
 mod exit;
 mod pool;
 mod process;
+mod queue;
 mod reactor;
 mod supervisor;
 mod sys;
@@ -19,3 +20,4 @@ pub use procession_worker::current::{Current, Parent, current_process};
 #[doc(hidden)]
 pub use procession_worker::drill;
 pub use procession_worker::{Bytes, Task, init};
+pub use queue::{GetError, Lease, PutError, Queue, QueueBuilder};

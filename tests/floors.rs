@@ -25,6 +25,8 @@ const HOUSES: [House; 2] = [
             &["pool"],
             &["supervisor"],
             &["process"],
+            &["queue", "connection", "memory"],
+            &["sync"],
             &["reactor"],
             &["sys"],
         ],

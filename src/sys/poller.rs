@@ -13,6 +13,7 @@ pub(crate) enum Interest {
     Nothing,
     Read,
     Write,
+    Both,
 }
 
 impl Interest {
@@ -22,6 +23,7 @@ impl Interest {
             Self::Nothing => EpollFlags::EPOLLONESHOT,
             Self::Read => EpollFlags::EPOLLIN,
             Self::Write => EpollFlags::EPOLLOUT,
+            Self::Both => EpollFlags::EPOLLIN.union(EpollFlags::EPOLLOUT),
         }
     }
 }

@@ -72,7 +72,9 @@ pub fn receive(
             Ok(len) => break len,
             Err(_) => {
                 let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
+                // The peer is gone and has not read everything, which is told once; what it had sent is here all the same.
+                let reset = error.kind() == io::ErrorKind::ConnectionReset;
+                if error.kind() != io::ErrorKind::Interrupted && !reset {
                     return Err(error);
                 }
             }

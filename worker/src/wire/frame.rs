@@ -109,6 +109,16 @@ pub fn split(bytes: &[u8], limit: u64) -> Result<Option<(Frame<'_>, usize)>, Fra
     }
 }
 
+/// A frame's header: its kind, its own length, and that of the payload; `None` if it is none, or not whole.
+#[must_use]
+pub fn parse_header(bytes: &[u8]) -> Option<(u8, usize, u64)> {
+    let (head, word) = match bytes.first()? {
+        &first if first < 0x80 => (1, u64::from(first)),
+        _ => long_header(bytes).ok()??,
+    };
+    Some(((word & 7) as u8, head, word >> 3))
+}
+
 fn long_header(bytes: &[u8]) -> Result<Option<(usize, u64)>, FrameError> {
     let mut word = 0_u64;
     for (at, &byte) in bytes.iter().take(MAX_HEADER).enumerate() {

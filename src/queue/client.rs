@@ -1,0 +1,543 @@
+//! The use of a queue from another process than its host's: a lane for what is quick, a socket for what must be said.
+
+use super::host::NotPut;
+use super::item::{Ask, Bytes, Heavy, Item, Note, Word, kind, want};
+use super::{Capacity, GetError};
+use crate::sys::wait;
+use procession_worker::ipc::handoff::{Handle, Incoming};
+use procession_worker::ipc::lane::{Claims, Flag, HANDS, Lane, RING, Way};
+use procession_worker::sys::socket;
+use procession_worker::wire::frame::{self, MAX_HEADER};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub(super) struct Client {
+    lane: Lane,
+    socket: OwnedFd,
+    capacity: Capacity,
+    local: Mutex<Local>,
+    changed: Condvar,
+    ids: AtomicU32,
+    /// Items got here, less tasks reported done here.
+    undone: AtomicU64,
+}
+
+#[derive(Default)]
+struct Local {
+    /// How far the rings have been written and read.
+    up: u64,
+    down: u64,
+    /// Bits of hands in use.
+    hands: u64,
+    /// Threads that wait for an item.
+    getters: usize,
+    /// One of those who wait reads the socket for all.
+    led: bool,
+    /// How often something came by the socket.
+    news: u64,
+    answers: HashMap<u32, u64>,
+    /// Answers that nobody waits for any more.
+    unwanted: HashSet<u32>,
+    fds: BTreeMap<u32, Vec<OwnedFd>>,
+    fds_lost: Option<i32>,
+    bell: Option<File>,
+    /// How often the host has said that nothing more will come.
+    overs: u64,
+    gone: bool,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+/// An item that has been taken and not yet been looked at.
+#[derive(Debug)]
+pub(super) struct Got {
+    pub(super) bytes: Bytes,
+    pub(super) came: Incoming,
+    pub(super) number: u32,
+    hand: usize,
+}
+
+impl Client {
+    /// Comes by a ticket.
+    pub(super) fn enter(ticket: &OwnedFd, capacity: Capacity) -> io::Result<Self> {
+        let lane = Lane::create()?;
+        let (ours, theirs) = socket::pair()?;
+        let note = Note::new(Word::Enter, 0, 0).to_bytes();
+        socket::send(ticket, &note, &[theirs.as_raw_fd(), lane.as_fd().as_raw_fd()], true)?;
+        Ok(Self {
+            lane,
+            socket: ours,
+            capacity,
+            local: Mutex::default(),
+            changed: Condvar::new(),
+            ids: AtomicU32::new(1),
+            undone: AtomicU64::new(0),
+        })
+    }
+
+    fn local(&self) -> MutexGuard<'_, Local> {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_id(&self) -> u32 {
+        // 0 is for those who wait.
+        self.ids.fetch_add(1, Ordering::Relaxed).max(1)
+    }
+
+    // ---- the socket -----------------------------------------------------------------------------------------------
+
+    /// Says something that must arrive; false at the deadline or if nobody is there.
+    fn say(&self, note: Note, fds: &[RawFd], deadline: Option<Instant>) -> bool {
+        loop {
+            match socket::send(&self.socket, &note.to_bytes(), fds, false) {
+                Ok(()) => return true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let [room] = wait::ready([(self.socket.as_fd(), true)], deadline);
+                    if !room && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Has the host look at the lane. A full socket is full of such knocks.
+    fn knock(&self) {
+        let _ = socket::send(&self.socket, &Note::new(Word::Knock, 0, 0).to_bytes(), &[], false);
+    }
+
+    /// After something that the host may wait for.
+    fn tell(&self, local: &Local, flag: Flag) -> bool {
+        match self.lane.take(flag) {
+            0 => return false,
+            2 => match local.bell.as_ref() {
+                // A bell that rings already need not ring more.
+                Some(mut bell) => drop(bell.write(&1_u64.to_ne_bytes())),
+                None => self.knock(),
+            },
+            _ => self.knock(),
+        }
+        true
+    }
+
+    /// Reads what the socket has.
+    fn read(&self, local: &mut Local) {
+        loop {
+            let (mut bytes, mut fds) = ([0; Note::SIZE], Vec::new());
+            let received = match socket::receive(&self.socket, &mut bytes, &mut fds, false) {
+                Ok(received) if received.len > 0 => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                _ => {
+                    local.gone = true;
+                    return;
+                }
+            };
+            local.news += 1;
+            let Some(note) = Note::from_bytes(&bytes[..received.len]) else { continue };
+            match note.word {
+                Word::Fds => {
+                    if fds.len() as u64 != note.value {
+                        local.fds_lost = Some(crate::sys::EMFILE);
+                    }
+                    local.fds.entry(note.id).or_default().extend(fds);
+                }
+                Word::Bell => local.bell = fds.pop().map(File::from),
+                Word::Answer if note.id == 0 => local.overs += u64::from(note.value == want::OVER),
+                Word::Answer if local.unwanted.remove(&note.id) => {}
+                Word::Answer => drop(local.answers.insert(note.id, note.value)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until something comes by the socket; false at the deadline.
+    fn wait<'a>(
+        &'a self,
+        mut local: MutexGuard<'a, Local>,
+        deadline: Option<Instant>,
+    ) -> (MutexGuard<'a, Local>, bool) {
+        if local.led {
+            return wait::sleep(&self.changed, local, deadline);
+        }
+        local.led = true;
+        drop(local);
+        let [_] = wait::ready([(self.socket.as_fd(), false)], deadline);
+        let mut local = self.local();
+        local.led = false;
+        self.read(&mut local);
+        self.changed.notify_all();
+        let in_time = deadline.is_none_or(|deadline| deadline > Instant::now());
+        (local, in_time)
+    }
+
+    /// Asks the host, and waits for its answer.
+    fn answer(&self, word: Word, value: u64, deadline: Option<Instant>) -> Option<u64> {
+        let id = self.next_id();
+        if !self.say(Note::new(word, id, value), &[], deadline) {
+            return None;
+        }
+        self.await_answer(self.local(), id, deadline).1
+    }
+
+    fn await_answer<'a>(
+        &'a self,
+        mut local: MutexGuard<'a, Local>,
+        id: u32,
+        deadline: Option<Instant>,
+    ) -> (MutexGuard<'a, Local>, Option<u64>) {
+        loop {
+            if let Some(answer) = local.answers.remove(&id) {
+                return (local, Some(answer));
+            }
+            if local.gone {
+                return (local, None);
+            }
+            let in_time;
+            (local, in_time) = self.wait(local, deadline);
+            if !in_time && !local.answers.contains_key(&id) {
+                local.unwanted.insert(id);
+                return (local, None);
+            }
+        }
+    }
+
+    pub(super) fn ask(&self, ask: Ask, deadline: Option<Instant>) -> Option<u64> {
+        self.answer(Word::Ask, ask as u64, deadline)
+    }
+
+    /// A door of the host's for whoever has the other end.
+    pub(super) fn ticket(&self) -> io::Result<OwnedFd> {
+        let (host, ours) = socket::pair()?;
+        if self.say(Note::new(Word::Door, 0, 0), &[host.as_raw_fd()], None) {
+            Ok(ours)
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotConnected, "the queue's process is gone"))
+        }
+    }
+
+    // ---- put ------------------------------------------------------------------------------------------------------
+
+    pub(super) fn put(&self, item: &mut Item, deadline: Option<Instant>) -> Result<(), NotPut> {
+        let heavy = item.is_heavy();
+        if heavy {
+            item.make_portable().map_err(NotPut::Io)?;
+        }
+        let mut local = self.claim_room(item.units, deadline)?;
+        let id = self.next_id();
+        let (head, handles, inline) =
+            if heavy { item.heavy_head(id) } else { ([0; Heavy::SIZE], Vec::new(), item.light()) };
+        let parts: [&[u8]; 2] = if heavy { [&head, inline] } else { [inline, &[]] };
+        let length = (parts[0].len() + parts[1].len() + MAX_HEADER) as u64;
+        let room;
+        (local, room) = self.wait_for_ring(local, length, deadline);
+        if let Err(error) = room {
+            self.unclaim(item.units);
+            return Err(error);
+        }
+        if heavy && !self.send_fds(id, &handles) {
+            self.unclaim(item.units);
+            return Err(NotPut::Gone);
+        }
+        local.up +=
+            self.lane.write_frame(Way::Up, local.up, if heavy { kind::HEAVY } else { kind::LIGHT }, parts);
+        self.committed(&mut local);
+        if heavy {
+            self.knock();
+            // Descriptors that the host has no room for are told at once, while the value is still here.
+            return match self.await_answer(local, id, deadline).1 {
+                Some(0) => Ok(()),
+                Some(errno) => {
+                    Err(NotPut::Io(io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0))))
+                }
+                None if self.local().gone => Err(NotPut::Gone),
+                None => Ok(()),
+            };
+        }
+        Ok(())
+    }
+
+    fn send_fds(&self, id: u32, handles: &[Handle]) -> bool {
+        handles.chunks(socket::AT_ONCE).all(|batch| {
+            let numbers: Vec<RawFd> = batch.iter().map(AsRawFd::as_raw_fd).collect();
+            self.say(Note::new(Word::Fds, id, batch.len() as u64), &numbers, None)
+        })
+    }
+
+    /// What was written is finished; the host hears of it if it wants to, or if the ring fills up.
+    fn committed(&self, local: &mut Local) {
+        self.lane.commit(Way::Up, local.up);
+        if !self.tell(local, Flag::Hungry)
+            && local.up - self.lane.consumed(Way::Up) > RING / 2
+            && self.lane.get(Flag::Told) == 0
+        {
+            self.lane.set(Flag::Told, 1);
+            self.knock();
+        }
+    }
+
+    fn unclaim(&self, units: u32) {
+        // Only this side moves this half of the word, and only under our lock; but the lock may have been let go.
+        self.lane.unclaim(Claims::Puts, units);
+    }
+
+    /// Takes room for so many units.
+    fn claim_room(&self, units: u32, deadline: Option<Instant>) -> Result<MutexGuard<'_, Local>, NotPut> {
+        let mut local = self.local();
+        let mut asked = false;
+        loop {
+            if local.gone {
+                return Err(NotPut::Gone);
+            }
+            if self.lane.get(Flag::Closed) != 0 {
+                return Err(NotPut::Closed);
+            }
+            if self.lane.claim_next(Claims::Puts, units).is_some() {
+                if self.lane.get(Flag::Needs) != 0 {
+                    self.lane.set(Flag::Needs, 0);
+                }
+                return Ok(local);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                if asked {
+                    self.lane.set(Flag::Needs, 0);
+                    return Err(NotPut::Full);
+                }
+                // Who will not wait for room still wants to know whether there is any.
+                asked = true;
+                self.lane.set(Flag::Needs, units);
+                let id = self.next_id();
+                if !self.say(Note::new(Word::Ask, id, Ask::Room as u64), &[], None) {
+                    local.gone = true;
+                    continue;
+                }
+                local = self.await_answer(local, id, None).0;
+                continue;
+            }
+            self.lane.set(Flag::Needs, units);
+            self.lane.set(Flag::Asleep, 1);
+            // What the host gave before it could see the need is found here.
+            if self.lane.claim_next(Claims::Puts, units).is_some() {
+                self.lane.set(Flag::Needs, 0);
+                return Ok(local);
+            }
+            self.knock();
+            local = self.wait(local, deadline).0;
+        }
+    }
+
+    fn wait_for_ring<'a>(
+        &'a self,
+        mut local: MutexGuard<'a, Local>,
+        length: u64,
+        deadline: Option<Instant>,
+    ) -> (MutexGuard<'a, Local>, Result<(), NotPut>) {
+        loop {
+            if local.gone {
+                return (local, Err(NotPut::Gone));
+            }
+            let fits = || RING - (local.up - self.lane.consumed(Way::Up)).min(RING) >= length;
+            if fits() {
+                return (local, Ok(()));
+            }
+            self.lane.set(Flag::Asleep, 1);
+            if fits() {
+                continue;
+            }
+            self.knock();
+            let in_time;
+            (local, in_time) = self.wait(local, deadline);
+            if !in_time {
+                return (local, Err(NotPut::Full));
+            }
+        }
+    }
+
+    // ---- get ------------------------------------------------------------------------------------------------------
+
+    /// Takes an item. With `sole` the caller is the only one of this process who could put.
+    pub(super) fn get(&self, deadline: Option<Instant>, sole: impl Fn() -> bool) -> Result<Got, GetError> {
+        let mut local = self.local();
+        let before = local.overs;
+        let mut asked = false;
+        let result = loop {
+            match self.take(&mut local) {
+                Ok(Some(got)) => break Ok(got),
+                Ok(None) => {}
+                Err(error) => break Err(error),
+            }
+            if local.gone {
+                break Err(GetError::Gone);
+            }
+            if local.overs != before {
+                break Err(GetError::Closed);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                if asked {
+                    break Err(GetError::Empty);
+                }
+                asked = true;
+                let id = self.next_id();
+                if !self.say(Note::new(Word::Want, id, u64::from(sole())), &[], None) {
+                    local.gone = true;
+                    continue;
+                }
+                let answer;
+                (local, answer) = self.await_answer(local, id, None);
+                if answer == Some(want::OVER) {
+                    break Err(GetError::Closed);
+                }
+                continue;
+            }
+            local.getters += 1;
+            self.lane.set(Flag::Wants, if sole() { 2 } else { 1 });
+            // What came just before the host could see that is found here.
+            if self.lane.claim(Claims::Gets).left() == 0 {
+                if self.lane.get(Flag::Idle) == 0 {
+                    self.knock();
+                }
+                local = self.wait(local, deadline).0;
+            }
+            local.getters -= 1;
+            if local.getters == 0 {
+                self.lane.set(Flag::Wants, 0);
+            }
+        };
+        drop(local);
+        result
+    }
+
+    /// Takes the next item of the lane, if there is one.
+    fn take(&self, local: &mut Local) -> Result<Option<Got>, GetError> {
+        let hand = (!local.hands).trailing_zeros() as usize;
+        if hand >= HANDS {
+            return Ok(None);
+        }
+        let number = self.lane.claim(Claims::Gets).next;
+        self.lane.set_hand(hand, Some(number));
+        if self.lane.claim_next(Claims::Gets, 1).is_none() {
+            self.lane.set_hand(hand, None);
+            return Ok(None);
+        }
+        local.hands |= 1 << hand;
+        let (kind, payload) = self.read_frame(local);
+        self.undone.fetch_add(1, Ordering::Relaxed);
+        let got = |bytes, came| Some(Got { bytes, came, number, hand });
+        if kind == kind::LIGHT {
+            return Ok(got(Bytes::Copied(payload), Incoming::default()));
+        }
+        match self.unpack(local, &payload) {
+            Ok((bytes, came)) => Ok(got(bytes, came)),
+            Err(error) => {
+                self.put_out_of_hand(local, hand);
+                Err(error)
+            }
+        }
+    }
+
+    fn read_frame(&self, local: &mut Local) -> (u8, Vec<u8>) {
+        let mut head = Vec::with_capacity(64);
+        let written = self.lane.committed(Way::Down);
+        self.lane.read(Way::Down, local.down, written.min(local.down + 64), &mut head);
+        // The host is trusted with its own items, but not with our memory.
+        let (kind, head_len, length) = frame::parse_header(&head).unwrap_or((u8::MAX, 0, 0));
+        let end = local.down + head_len as u64 + length;
+        let mut payload = Vec::with_capacity(usize::try_from(length.min(RING)).unwrap_or(0));
+        if end <= written {
+            self.lane.read(Way::Down, local.down + head_len as u64, end, &mut payload);
+        }
+        local.down = end;
+        self.lane.consume(Way::Down, end);
+        (kind, payload)
+    }
+
+    /// A heavy item: its descriptors are here, or on their way.
+    fn unpack(&self, local: &mut Local, payload: &[u8]) -> Result<(Bytes, Incoming), GetError> {
+        let (head, inline) = Heavy::split(payload).ok_or(GetError::Gone)?;
+        let count = head.count as usize;
+        while local.fds.get(&head.id).map_or(0, Vec::len) < count && local.fds_lost.is_none() {
+            self.read(local);
+            if local.gone && local.fds.get(&head.id).map_or(0, Vec::len) < count {
+                return Err(GetError::Gone);
+            }
+            if local.fds.get(&head.id).map_or(0, Vec::len) < count && local.fds_lost.is_none() {
+                let [_] = wait::ready([(self.socket.as_fd(), false)], None);
+            }
+        }
+        // Older ones belong to items that were taken back.
+        let newer = local.fds.split_off(&head.id);
+        local.fds = newer;
+        let mut fds = local.fds.remove(&head.id).unwrap_or_default();
+        let trouble = local.fds_lost.take();
+        let bytes = if head.filed > 0 {
+            if fds.is_empty() {
+                return Err(GetError::Io(io::Error::from_raw_os_error(trouble.unwrap_or(0))));
+            }
+            Bytes::of_file(fds.remove(0), head.filed).map_err(GetError::Io)?
+        } else {
+            Bytes::Copied(inline.to_vec())
+        };
+        Ok((bytes, Incoming::new(fds, trouble)))
+    }
+
+    /// The item has been looked at, and is the caller's now.
+    pub(super) fn done_with(&self, got: &Got) {
+        let mut local = self.local();
+        self.put_out_of_hand(&mut local, got.hand);
+    }
+
+    fn put_out_of_hand(&self, local: &mut Local, hand: usize) {
+        self.lane.set_hand(hand, None);
+        local.hands &= !(1 << hand);
+        self.tell(local, Flag::Curious);
+        if local.getters > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    // ---- leases and tasks -----------------------------------------------------------------------------------------
+
+    /// Writes a frame about an item.
+    pub(super) fn report(&self, kind: u8, number: u32) -> Result<(), NotPut> {
+        let (mut local, room) = self.wait_for_ring(self.local(), 32, None);
+        room?;
+        local.up += self.lane.write_frame(Way::Up, local.up, kind, [&number.to_le_bytes(), &[]]);
+        self.committed(&mut local);
+        Ok(())
+    }
+
+    pub(super) fn task_done(&self) -> bool {
+        let counted =
+            self.undone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |undone| undone.checked_sub(1));
+        if counted.is_ok() {
+            return self.report(kind::TASK_DONE, 0).is_ok();
+        }
+        self.ask(Ask::TaskDone, None) == Some(1)
+    }
+
+    /// Waits until all tasks are done.
+    pub(super) fn join(&self, deadline: Option<Instant>) -> bool {
+        let id = self.next_id();
+        if !self.say(Note::new(Word::Ask, id, Ask::Join as u64), &[], deadline) {
+            return false;
+        }
+        let answer = self.await_answer(self.local(), id, deadline).1;
+        if answer.is_none() {
+            let _ = self.say(Note::new(Word::Withdraw, id, 0), &[], deadline);
+        }
+        answer.is_some()
+    }
+
+    pub(super) const fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+}
