@@ -1,18 +1,25 @@
 #![doc = include_str!("../README.md")]
 #![cfg(target_os = "linux")]
 
+mod connection;
 mod cpu;
 mod error;
 mod exit;
+pub mod handle;
 mod pool;
 mod process;
 mod reactor;
 mod supervisor;
 mod sys;
 
+pub use connection::{
+    Client, ClientBuilder, ConnectError, Connection, Listener, ListenerBuilder, Peer, Receiver, RecvError,
+    SendError, SendErrorKind, Sender, duplex, pipe, wait,
+};
 pub use cpu::{CpuLimit, cpu_count, cpu_limit};
 pub use error::{Codec, Half, Lost, Panic, SpawnError, TaskError, TimedOut};
 pub use exit::Exit;
+pub use handle::Handle;
 pub use pool::{AsyncResult, Pool, PoolBuilder, ThreadPool};
 pub use process::{Child, ChildInfo, Process, Run, Stdio, active_children};
 pub use procession_worker::current::{Current, Parent, current_process};

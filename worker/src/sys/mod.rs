@@ -1,5 +1,6 @@
 //! The child's cellar: all `unsafe` of this crate and its raw system calls. Each block names the invariant it rests on.
 
+pub mod door;
 pub mod drill;
 pub mod fd;
 pub mod image;
@@ -7,5 +8,6 @@ pub mod life;
 pub mod memory;
 pub mod socket;
 pub mod start;
+pub mod watch;
 
-pub use libc::{EAGAIN, ECONNRESET, EMFILE, ENFILE, EPIPE};
+pub use libc::{EAGAIN, ECONNRESET, EIO, EMFILE, EMSGSIZE, ENFILE, EPIPE};
