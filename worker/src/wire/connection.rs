@@ -183,7 +183,11 @@ impl End {
         while !rest.is_empty() {
             match socket::write(&near, rest, deadline.is_none()) {
                 Ok(n) => rest = &rest[n..],
+                // Not even the fastest receiver moves a deadline.
                 Err(error) => self.make_room(&near, &error, deadline)?,
+            }
+            if !rest.is_empty() && is_past(deadline) {
+                return Err(SendTrouble::Late);
             }
         }
         Ok(())
@@ -296,6 +300,10 @@ impl End {
                 Ok(true) if half.is_whole() => {
                     return Ok(Some((half.bytes, Incoming::new(half.fds, half.trouble))));
                 }
+                Ok(true) if is_past(deadline) => {
+                    self.keep(half);
+                    return Err(ReceiveTrouble::Late);
+                }
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -358,6 +366,10 @@ impl AsFd for End {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.watch.get().map_or_else(|| self.0.socket.as_fd(), AsFd::as_fd)
     }
+}
+
+fn is_past(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
 fn numbers(handles: &[Handle]) -> Vec<RawFd> {
