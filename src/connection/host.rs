@@ -32,8 +32,9 @@ pub(super) struct Host {
     rules: Rules,
     hall: Mutex<Hall>,
     changed: Condvar,
-    door: Door,
+    /// Before the door: the name is given up while nobody else can have it.
     pub(super) claim: Claim,
+    door: Door,
 }
 
 #[derive(Debug, Default)]

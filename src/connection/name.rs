@@ -5,10 +5,13 @@ use interprocess::local_socket::{
 };
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use interprocess::os::unix::uds_local_socket::Listener;
-use procession_worker::sys::door::{self, Alone};
+use procession_worker::sys::door;
 use std::fs;
 use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 /// As it is written by people: with `@` for the abstract namespace.
@@ -32,10 +35,13 @@ pub(super) struct Claim {
 /// # Errors
 /// EADDRINUSE: somebody else listens there, or a file is in the way.
 pub(super) fn claim(name: &Path, mode: u32) -> io::Result<(Listener, Claim)> {
-    let mut found = bind(name, mode);
-    if found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
-        found = take_over(name, mode);
-    }
+    let found = match door::abstract_name(name) {
+        Some(_) => bind(name, mode),
+        None => alone_at(name).and_then(|_alone| match bind(name, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => take_over(name, mode),
+            bound => bound,
+        }),
+    };
     let found = found.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             let text =
@@ -61,14 +67,26 @@ fn bind(name: &Path, mode: u32) -> io::Result<Listener> {
     }
 }
 
+/// Keeps others from the same path: one that is bound and does not listen yet must not be taken for dead, and two who find
+/// a dead one must not remove each other's. Nothing of it is in any file system, and it ends with its holder.
+///
+/// # Errors
+/// EADDRINUSE: somebody else is at it.
+fn alone_at(path: &Path) -> io::Result<UnixDatagram> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (device, inode) = identity(&fs::metadata(parent)?);
+    let mut name = format!("procession-bind-{device:x}-{inode:x}-").into_bytes();
+    name.extend_from_slice(path.file_name().unwrap_or_default().as_bytes());
+    name.truncate(LONGEST);
+    UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?)
+}
+
+/// Of a name in the abstract namespace, in bytes.
+const LONGEST: usize = 107;
+
 /// Puts a new socket in the place of one whose listener was killed.
 fn take_over(name: &Path, mode: u32) -> io::Result<Listener> {
     let in_use = || io::Error::from(io::ErrorKind::AddrInUse);
-    if door::abstract_name(name).is_some() {
-        return Err(in_use());
-    }
-    // Two who find the same dead socket must not remove each other's.
-    let _alone = Alone::within(name.parent().unwrap_or(Path::new("/"))).map_err(|_| in_use())?;
     if !fs::symlink_metadata(name)?.file_type().is_socket() {
         return Err(in_use());
     }
@@ -85,10 +103,10 @@ fn identity(file: &fs::Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
+/// To be dropped while the listener lives: nobody replaces the file then, and no other file has its number.
 impl Drop for Claim {
     fn drop(&mut self) {
         let Some(file) = self.file else { return };
-        let _alone = Alone::within(self.name.parent().unwrap_or(Path::new("/")));
         if fs::symlink_metadata(&self.name).is_ok_and(|found| identity(&found) == file) {
             let _ = fs::remove_file(&self.name);
         }

@@ -312,26 +312,25 @@ fn who_dies_at_the_door_is_forgotten() {
     });
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
-
-    #[test]
-    fn arbitrary_listeners_never_panic_a_client(
-        polite: bool,
-        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..5),
-    ) {
-        let name = fresh();
-        let door = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name[1..]).unwrap()).unwrap();
-        thread::scope(|scope| {
-            let client = scope.spawn(|| Client::builder().timeout(MOMENT).connect::<u8, u8>(&name).map(drop));
-            let (mut stream, _) = door.accept().unwrap();
-            if polite {
-                let _ = stream.write_all(&[b"procession\x01\x00", &[7; 32][..]].concat());
-            }
-            for piece in pieces {
-                let _ = stream.write_all(&piece);
-            }
-            assert!(client.join().unwrap().is_err());
+#[test]
+fn arbitrary_listeners_never_panic_a_client() {
+    let pieces = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..5);
+    robust(LIMIT, || {
+        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) };
+        proptest!(config, |(polite: bool, pieces in &pieces)| {
+            let name = fresh();
+            let door = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name[1..]).unwrap()).unwrap();
+            thread::scope(|scope| {
+                let client = scope.spawn(|| Client::builder().timeout(MOMENT).connect::<u8, u8>(&name).map(drop));
+                let (mut stream, _) = door.accept().unwrap();
+                if polite {
+                    let _ = stream.write_all(&[b"procession\x01\x00", &[7; 32][..]].concat());
+                }
+                for piece in pieces {
+                    let _ = stream.write_all(&piece);
+                }
+                assert!(client.join().unwrap().is_err());
+            });
         });
-    }
+    });
 }

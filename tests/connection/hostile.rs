@@ -159,40 +159,44 @@ fn what_is_no_end_is_refused_as_one() {
     });
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+/// A packet's shape, its first and its other bytes, and how many descriptors go with it.
+type Packet = (u8, Vec<u8>, Vec<u8>, usize);
 
-    #[test]
-    fn arbitrary_packets_never_panic_nor_hang(
-        packets in prop::collection::vec(
-            (0..4_u8, prop::collection::vec(any::<u8>(), 1..40), prop::collection::vec(any::<u8>(), 0..40), 0..3_usize),
-            0..10,
-        ),
-    ) {
-        type Value = (Vec<String>, Option<procession::Handle<File>>);
-        let (sender, receiver) = pipe::<Value>().unwrap();
-        let null = File::open("/dev/null").unwrap();
-        let mut streams = Vec::new();
-        for (shape, mut head, body, fds) in packets {
-            match shape {
-                0 => raw(&sender, &head, &vec![&null as &dyn AsFd; fds]),
-                1 => {
-                    head.insert(0, 1);
-                    raw(&sender, &head, &vec![&null as &dyn AsFd; fds]);
-                }
-                _ => {
-                    let mut stream = begin(&sender, body.len() as u64 + u64::from(head[0]) % 3, fds as u64 / 2);
-                    stream.write_all(&body).unwrap();
-                    if shape == 3 {
-                        streams.push(stream);
-                    }
+fn mischief(packets: Vec<Packet>) {
+    type Value = (Vec<String>, Option<procession::Handle<File>>);
+    let (sender, receiver) = pipe::<Value>().unwrap();
+    let null = File::open("/dev/null").unwrap();
+    let mut streams = Vec::new();
+    for (shape, mut head, body, fds) in packets {
+        match shape {
+            0 => raw(&sender, &head, &vec![&null as &dyn AsFd; fds]),
+            1 => {
+                head.insert(0, 1);
+                raw(&sender, &head, &vec![&null as &dyn AsFd; fds]);
+            }
+            _ => {
+                let length = body.len() as u64 + u64::from(head[0]) % 3;
+                let mut stream = begin(&sender, length, fds as u64 / 2);
+                stream.write_all(&body).unwrap();
+                if shape == 3 {
+                    streams.push(stream);
                 }
             }
         }
-        for _ in 0..12 {
-            let _ = receiver.try_recv();
-        }
-        drop((sender, streams));
-        while !matches!(receiver.recv_timeout(LIMIT), Ok(None)) {}
     }
+    for _ in 0..12 {
+        let _ = receiver.try_recv();
+    }
+    drop((sender, streams));
+    while !matches!(receiver.recv_timeout(LIMIT), Ok(None)) {}
+}
+
+#[test]
+fn arbitrary_packets_never_panic_nor_hang() {
+    let bytes = |from| prop::collection::vec(any::<u8>(), from..40);
+    let packets = prop::collection::vec((0..4_u8, bytes(1), bytes(0), 0..3_usize), 0..10);
+    robust(LIMIT, || {
+        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) };
+        proptest!(config, |(packets in &packets)| mischief(packets));
+    });
 }

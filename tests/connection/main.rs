@@ -5,6 +5,7 @@
 mod support;
 
 mod door;
+mod family;
 mod hostile;
 mod killed;
 mod semantics;

@@ -1,14 +1,12 @@
 //! Named sockets: who knocks, and how to.
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect as connect_to, getsockopt,
     setsockopt, sockopt,
 };
 use nix::sys::time::TimeVal;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -80,22 +78,6 @@ pub fn connect(name: &Path, deadline: Option<Instant>) -> io::Result<OwnedFd> {
             Ok(()) => return Ok(socket),
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Keeps others who ask for it, too, from what is done in a directory; at once, or not at all.
-#[derive(Debug)]
-pub struct Alone(#[expect(dead_code, reason = "its end is what it is for")] Flock<File>);
-
-impl Alone {
-    /// # Errors
-    /// `WouldBlock`: somebody else is alone there.
-    pub fn within(dir: &Path) -> io::Result<Self> {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        match Flock::lock(File::open(dir)?, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self(lock)),
-            Err((_, error)) => Err(error.into()),
         }
     }
 }

@@ -439,7 +439,12 @@ impl Half {
             return Ok(true);
         }
         if self.handles > 0 {
+            let before = self.fds.len();
             let received = socket::receive(&self.stream, &mut [0], &mut self.fds, wait)?;
+            if self.trouble.is_some() {
+                // What comes after a gap would be taken for what is missing.
+                self.fds.truncate(before);
+            }
             if received.fds_lost {
                 self.trouble = Some(sys::EMFILE);
             }
