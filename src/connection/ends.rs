@@ -4,7 +4,7 @@ use super::error::{RecvError, SendError, SendErrorKind};
 use super::listener::Peer;
 use procession_worker::ipc::handoff;
 use procession_worker::wire::codec;
-use procession_worker::wire::connection::{End, PACKET};
+use procession_worker::wire::connection::{self, End, KEPT};
 use procession_worker::wire::frame::MAX_PAYLOAD;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
@@ -59,17 +59,14 @@ impl<T> Sender<T> {
     where
         T: Serialize,
     {
-        let mut draft = DRAFT.try_with(Cell::take).unwrap_or_default();
+        let mut draft = connection::kept(&DRAFT);
         draft.clear();
         let (encoded, handles) = handoff::pack_for::<T, _>(|| codec::encode_into(&value, &mut draft));
         let sent = match encoded {
             Ok(()) => self.end.send(&draft, &handles, deadline).map_err(SendErrorKind::from),
             Err(error) => Err(SendErrorKind::Encode(error.to_string().into())),
         };
-        if draft.capacity() <= PACKET {
-            // A thread that ends may have no place for it any more.
-            let _ = DRAFT.try_with(|place| place.set(draft));
-        }
+        connection::keep(&DRAFT, draft, KEPT);
         sent.map_err(|kind| SendError { kind, value })
     }
 
@@ -145,7 +142,7 @@ impl<T> Receiver<T> {
     }
 
     fn recv_bytes_until(&self, deadline: Option<Instant>) -> Result<Option<Vec<u8>>, RecvError> {
-        Ok(self.end.receive(MAX_PAYLOAD, deadline, |bytes, _| bytes.into_owned())?)
+        Ok(self.end.receive(MAX_PAYLOAD, deadline, |bytes, _| bytes.into())?)
     }
 
     /// Receives the next message; `None` when all have been received and no sender is left.
@@ -210,7 +207,7 @@ impl<T> Receiver<T> {
                 place.copy_from_slice(&bytes);
                 Ok(bytes.len())
             }
-            None => Err(RecvError::TooShort { message: bytes.into_owned() }),
+            None => Err(RecvError::TooShort { message: bytes.into() }),
         });
         received?.transpose()
     }

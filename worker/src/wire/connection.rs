@@ -6,14 +6,15 @@ use crate::sys;
 use crate::sys::life::hung_up;
 use crate::sys::socket::{self, AT_ONCE};
 use crate::sys::watch::Watch;
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::LocalKey;
 use std::time::Instant;
 
 /// The longest packet, its kind included.
@@ -222,14 +223,14 @@ impl End {
         &self,
         limit: u64,
         deadline: Option<Instant>,
-        take: impl FnOnce(Cow<'_, [u8]>, Incoming) -> R,
+        take: impl FnOnce(Payload<'_>, Incoming) -> R,
     ) -> Result<Option<R>, ReceiveTrouble> {
         let mut room = Room::enter();
         loop {
             let half = match self.go_on() {
                 Some(half) => half,
                 None => match self.receive_packet(&mut room.0, limit, deadline)? {
-                    Packet::Short(len, came) => return Ok(Some(take(Cow::Borrowed(&room.0[1..len]), came))),
+                    Packet::Short(len, came) => return Ok(Some(take(Payload::Short(&room.0[1..len]), came))),
                     Packet::Long(half) => half,
                     Packet::End if self.0.torn.swap(false, Ordering::Relaxed) => {
                         return Err(ReceiveTrouble::Torn);
@@ -238,7 +239,11 @@ impl End {
                 },
             };
             match self.read_long(half, deadline)? {
-                Some((bytes, came)) => return Ok(Some(take(Cow::Owned(bytes), came))),
+                Some((mut bytes, came)) => {
+                    let taken = take(Payload::Long(&mut bytes), came);
+                    keep(&SPARE, bytes, KEPT);
+                    return Ok(Some(taken));
+                }
                 // Its sender has taken it back, or died: then nothing comes after it.
                 None => self.0.torn.store(true, Ordering::Relaxed),
             }
@@ -424,9 +429,11 @@ struct Half {
 }
 
 impl Half {
-    const fn new(stream: OwnedFd, head: LongHead) -> Self {
+    fn new(stream: OwnedFd, head: LongHead) -> Self {
         let LongHead { length, handles } = head;
-        Self { stream, length, handles, fds: Vec::new(), trouble: None, bytes: Vec::new() }
+        let mut bytes = kept(&SPARE);
+        bytes.clear();
+        Self { stream, length, handles, fds: Vec::new(), trouble: None, bytes }
     }
 
     const fn is_whole(&self) -> bool {
@@ -457,16 +464,65 @@ impl Half {
     }
 }
 
-/// A place for one packet, kept by each thread for the next time.
-struct Room(Vec<u8>);
+/// The bytes of a message: of a short one where they were received, of a long one to be taken as they are.
+#[derive(Debug)]
+pub enum Payload<'a> {
+    /// In a place that belongs to the connection.
+    Short(&'a [u8]),
+    /// In a vector; what is not taken of it is used again.
+    Long(&'a mut Vec<u8>),
+}
+
+impl Deref for Payload<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes) => bytes,
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Payload<'_>> for Vec<u8> {
+    fn from(payload: Payload<'_>) -> Self {
+        match payload {
+            Payload::Short(bytes) => bytes.to_vec(),
+            Payload::Long(bytes) => std::mem::take(bytes),
+        }
+    }
+}
+
+/// What a thread keeps of its buffers: new memory costs more than all the copying.
+pub const KEPT: usize = 2 << 20;
+
+/// A buffer that a thread keeps for the next time.
+pub type Kept = LocalKey<Cell<Vec<u8>>>;
 
 thread_local! {
     static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
+
+/// What was kept; a thread that ends has nothing any more.
+#[must_use]
+pub fn kept(place: &'static Kept) -> Vec<u8> {
+    place.try_with(Cell::take).unwrap_or_default()
+}
+
+/// Keeps a buffer, unless it is too large to be worth it.
+pub fn keep(place: &'static Kept, buffer: Vec<u8>, most: usize) {
+    if (1..=most).contains(&buffer.capacity()) {
+        let _ = place.try_with(|place| place.set(buffer));
+    }
+}
+
+/// A place for one packet.
+struct Room(Vec<u8>);
 
 impl Room {
     fn enter() -> Self {
-        let mut room = ROOM.try_with(Cell::take).unwrap_or_default();
+        let mut room = kept(&ROOM);
         if room.is_empty() {
             room = vec![0; PACKET];
         }
@@ -476,8 +532,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        // A thread that ends may have no place for it any more.
-        let _ = ROOM.try_with(|place| place.set(std::mem::take(&mut self.0)));
+        keep(&ROOM, std::mem::take(&mut self.0), PACKET);
     }
 }
 
