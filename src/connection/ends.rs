@@ -234,7 +234,7 @@ impl<A, B> Connection<A, B> {
         Self { sender: Sender::new(end.clone()), receiver: Receiver::new(end), peer }
     }
 
-    /// Who is (or was, before it sent its end elsewhere) at the other end; `None` unless it came about by name.
+    /// Who connected, or for a client who listens, when it came about; `None` unless that was by name.
     #[must_use]
     pub const fn peer(&self) -> Option<Peer> {
         self.peer

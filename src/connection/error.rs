@@ -1,6 +1,6 @@
 //! Every way in which a message or a connection may fail to come about.
 
-use crate::sys::{EMFILE, ENFILE};
+use crate::sys::{EMFILE, ENFILE, ETOOMANYREFS};
 use procession_worker::wire::codec::CodecError;
 use procession_worker::wire::connection::{ReceiveTrouble, SendTrouble};
 use procession_worker::wire::handshake::Refusal;
@@ -261,6 +261,7 @@ fn system(f: &mut fmt::Formatter<'_>, what: &str, errno: i32) -> fmt::Result {
     write!(f, "{what}: {}", io::Error::from_raw_os_error(errno))?;
     match errno {
         EMFILE | ENFILE => f.write_str("; close some files, or raise the limit (ulimit -n)"),
+        ETOOMANYREFS => f.write_str("; too many descriptors are on their way: receive some of them first"),
         _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::support::robust;
 use crate::{LIMIT, MOMENT, pattern};
-use procession::{RecvError, pipe};
+use procession::{Process, RecvError, pipe};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -145,6 +145,24 @@ fn signals_disturb_nothing() {
     });
 }
 
+/// In a process whose SIGPIPE is as the system gives it, and ends the program.
+fn send_to_nobody() -> [String; 2] {
+    storm::restore_sigpipe();
+    [1, 1 << 20].map(|len| {
+        let (sender, receiver) = pipe::<Vec<u8>>().unwrap();
+        drop(receiver);
+        sender.send(vec![1; len]).unwrap_err().to_string()
+    })
+}
+
+#[test]
+fn a_closed_end_is_an_error_and_no_signal() {
+    robust(LIMIT, || {
+        let told = Process::new(send_to_nobody, ()).start().unwrap().join().unwrap();
+        assert!(told.iter().all(|told| told.contains("is closed")), "{told:?}");
+    });
+}
+
 mod storm {
     #![allow(unsafe_code, reason = "only a handler makes a signal interrupt anything")]
 
@@ -153,6 +171,12 @@ mod storm {
     pub(super) const SIGNAL: Signal = Signal::SIGUSR1;
 
     extern "C" fn nothing(_: i32) {}
+
+    pub(super) fn restore_sigpipe() {
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: no handler at all.
+        unsafe { sigaction(Signal::SIGPIPE, &default) }.unwrap();
+    }
 
     /// Without SA_RESTART; undone at the end.
     pub(super) struct Handler(SigAction);

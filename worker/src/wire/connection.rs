@@ -1,4 +1,4 @@
-//! Messages with descriptors, between any number of holders of either end. The picture is in `README.md` beside this file.
+//! Messages with descriptors, between any number of holders of either end. The picture is in `src/connection/README.md`.
 
 use super::frame::MAX_PAYLOAD;
 use crate::ipc::handoff::{self, Handle, HandoffError, Incoming, MOST};

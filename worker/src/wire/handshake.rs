@@ -1,5 +1,5 @@
 //! Who may in: what a listener and its client say to each other before there is a connection. Pure; the picture is in
-//! `README.md` beside this file.
+//! `src/connection/README.md`.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
