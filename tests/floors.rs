@@ -25,7 +25,7 @@ const HOUSES: [House; 2] = [
             &["pool"],
             &["supervisor"],
             &["process"],
-            &["connection", "handle"],
+            &["connection", "handle", "memory"],
             &["reactor"],
             &["sys"],
         ],

@@ -26,4 +26,5 @@ pub mod wire;
 
 pub use bytes::Bytes;
 pub use entry::init;
+pub use sys::plain::Plain;
 pub use task::Task;
