@@ -196,7 +196,7 @@ fn agrees<T: Plain + PartialEq + std::fmt::Debug>(start: Vec<T>, steps: Vec<(usi
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn arrays_of_bytes_are_as_vecs(start in prop::collection::vec(any::<u8>(), 0..50), steps in steps::<u8>()) {
         agrees(start, steps);

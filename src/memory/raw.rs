@@ -1,7 +1,7 @@
 //! Bytes that processes share.
 
 use super::frozen::{FreezeError, FrozenArray};
-use super::{OutOfBounds, refused, ticket};
+use super::{OutOfBounds, refused, size_of_all, ticket};
 use procession_worker::sys::plain::vec_by;
 use procession_worker::sys::segment::{Identity, Segment, Unit};
 use procession_worker::sys::shm;
@@ -63,7 +63,7 @@ impl SharedMemory {
     /// No memory for it, which is known here and not when it is written to; too many open descriptors; a length of 0.
     pub fn new(len: usize) -> io::Result<Self> {
         at_least_one(len)?;
-        let segment = Segment::zeroed(c"procession-memory", len).map_err(refused)?;
+        let segment = Segment::zeroed(c"procession-memory", size_of_all::<u8>(len)?).map_err(refused)?;
         Ok(Self { segment: Arc::new(segment), name: None })
     }
 

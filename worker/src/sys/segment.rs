@@ -218,7 +218,8 @@ impl Segment {
             Unit::Part => {
                 let (head, rest) = out.split_at_mut((at.next_multiple_of(8) - at).min(out.len()));
                 self.load_part(at, head);
-                let at = at + head.len();
+                // Aligned now, unless nothing is left.
+                let at = (at + head.len()).next_multiple_of(8);
                 let (body, tail) = rest.split_at_mut(rest.len() / 8 * 8);
                 load_words(self.mapping.words(at, body.len() / 8), body);
                 self.load_part(at + body.len(), tail);
@@ -248,7 +249,7 @@ impl Segment {
             Unit::Part => {
                 let (head, rest) = bytes.split_at((at.next_multiple_of(8) - at).min(bytes.len()));
                 self.store_part(at, head);
-                let at = at + head.len();
+                let at = (at + head.len()).next_multiple_of(8);
                 let (body, tail) = rest.split_at(rest.len() / 8 * 8);
                 store_words(self.mapping.words(at, body.len() / 8), body);
                 self.store_part(at + body.len(), tail);
