@@ -107,7 +107,7 @@ macro_rules! plain {
                 "the struct has gaps between its fields: put the largest first, or fill the gap with a field of bytes"
             );
             $(assert!(
-                <$Type as $crate::Plain>::ANY_BYTES,
+                <$Type as $crate::sys::plain::Plain>::ANY_BYTES,
                 "a struct in shared memory holds numbers only; a bool in it is a u8"
             );)+
             // The fields are these, no fewer and no more, whatever attributes have made of them.
@@ -119,7 +119,7 @@ macro_rules! plain {
         };
 
         // SAFETY: checked above: `repr(C)`, as long as its fields together, and any bytes are a value of each of them.
-        unsafe impl $crate::Plain for $Name {}
+        unsafe impl $crate::sys::plain::Plain for $Name {}
     };
 }
 
