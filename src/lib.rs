@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg(target_os = "linux")]
 
+mod actor;
 mod connection;
 mod cpu;
 mod error;
@@ -13,6 +14,7 @@ mod reactor;
 mod supervisor;
 mod sys;
 
+pub use actor::{Actor, ActorBuilder, Dict, List, Namespace};
 pub use connection::{
     Client, ClientBuilder, ConnectError, Connection, Listener, ListenerBuilder, Peer, Receiver, RecvError,
     SendError, SendErrorKind, Sender, duplex, pipe, wait,
@@ -27,4 +29,4 @@ pub use process::{Child, ChildInfo, Process, Run, Stdio, active_children};
 pub use procession_worker::current::{Current, Parent, current_process};
 #[doc(hidden)]
 pub use procession_worker::drill;
-pub use procession_worker::{Bytes, Plain, Task, init, plain};
+pub use procession_worker::{Bytes, Method, Plain, Task, init, plain};

@@ -22,7 +22,7 @@ const HOUSES: [House; 2] = [
             &["main"],
             &["cli"],
             &["control"],
-            &["pool"],
+            &["pool", "actor"],
             &["supervisor"],
             &["process"],
             &["connection", "handle", "memory"],
@@ -36,7 +36,10 @@ const HOUSES: [House; 2] = [
     House {
         source: "worker/src",
         floors: &[
-            &["entry", "serve", "chunk", "outlet", "task", "panic", "current", "drill", "bytes"],
+            &[
+                "entry", "serve", "chunk", "outlet", "task", "panic", "current", "drill", "bytes", "host",
+                "method",
+            ],
             &["ipc", "wire"],
             &["sys"],
         ],

@@ -1,5 +1,6 @@
 //! The child's cellar: all `unsafe` of this crate and its raw system calls. Each block names the invariant it rests on.
 
+pub mod crowd;
 pub mod door;
 pub mod drill;
 pub mod fd;

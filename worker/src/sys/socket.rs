@@ -63,6 +63,15 @@ pub fn send_parts(socket: impl AsFd, parts: &[IoSlice<'_>], fds: &[RawFd], wait:
     }
 }
 
+/// The next message, without taking it; 0 when there will be none. For all who look, it stays the next one.
+///
+/// # Errors
+/// `WouldBlock` when there is none yet.
+pub fn peek(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    Ok(socket::recv(fd.as_fd().as_raw_fd(), buffer, flags)?)
+}
+
 /// What came of a look into a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
