@@ -162,7 +162,7 @@ fn many_callers_are_served_one_at_a_time() {
 #[test]
 fn a_dead_actor_is_an_error_to_all_callers_everywhere() {
     fn wait_for(sum: Actor<u64>) -> String {
-        sum.call(|_: &mut u64| drill::hang(), ()).unwrap_err().to_string()
+        sum.call(|_: &mut u64| -> () { drill::hang() }, ()).unwrap_err().to_string()
     }
     robust(LIMIT, || {
         let sum = Actor::builder().name("victim").start(|| 0_u64, ()).unwrap();

@@ -319,7 +319,7 @@ fn unsafe_stays_in_the_cellars() {
 
 #[test]
 fn protocols_and_state_machines_have_their_picture_beside_them() {
-    for dir in ["worker/src/wire", "worker/src/ipc", "src/connection", "src/pool"] {
+    for dir in ["worker/src/wire", "worker/src/ipc", "src/actor", "src/connection", "src/pool"] {
         let readme = root().join(dir).join("README.md");
         let text = std::fs::read_to_string(&readme).unwrap_or_default();
         assert!(text.lines().count() > 10, "{dir}/README.md says how it works");

@@ -116,6 +116,14 @@ impl<S: 'static> Actor<S> {
 
     /// Runs `f` on the state, there, and gives what it returns. `args` is the tuple of the arguments that follow the state.
     ///
+    /// A closure that captures something does not compile:
+    ///
+    /// ```compile_fail
+    /// let sum = procession::Actor::start(|| 0_u64).unwrap();
+    /// let n = 1_u64;
+    /// sum.call(move |sum: &mut u64| *sum += n, ()).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// `f` panicked, the actor's process died, or arguments or result could not be encoded or decoded.
     pub fn call<A, F>(&self, f: F, args: A) -> Result<F::Output, TaskError>

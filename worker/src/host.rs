@@ -37,10 +37,11 @@ pub fn serve(door: End, state: &mut dyn Any) -> io::Result<()> {
     while host.door.is_some() || !host.connections.is_empty() {
         host.crowd.wait(&mut ready);
         // One call of each, in the order in which they came.
-        for number in ready.drain(..) {
+        for (turn, (number, hung_up)) in ready.drain(..).enumerate() {
             match number {
                 DOOR => host.let_in(),
-                number => host.hear(number, state),
+                // The first is as it was seen just now; who comes after a call may have gone meanwhile.
+                number => host.hear(number, state, (turn == 0).then_some(hung_up)),
             }
         }
     }
@@ -68,11 +69,12 @@ impl Host {
         }
     }
 
-    fn hear(&mut self, number: u64, state: &mut dyn Any) {
+    fn hear(&mut self, number: u64, state: &mut dyn Any, hung_up: Option<bool>) {
         let Some(end) = self.connections.get(&number) else { return };
         let heard = end.receive(MAX_PAYLOAD, Some(Instant::now()), |call, came| {
             // Who has not waited for its turn does not want it.
-            (!life::hung_up(end.as_fd())).then(|| run(&call, came, state))
+            let hung_up = hung_up.unwrap_or_else(|| life::hung_up(end.as_fd()));
+            (!hung_up).then(|| run(&call, came, state))
         });
         let stays = match heard {
             Ok(Some(Some((answer, handles)))) => self.answer(number, answer, handles),

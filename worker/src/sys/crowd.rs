@@ -30,12 +30,15 @@ impl Crowd {
         let _ = self.0.delete(fd);
     }
 
-    /// Waits until some can be read or have hung up; their numbers, in the order in which they became so.
-    pub fn wait(&self, ready: &mut Vec<u64>) {
+    /// Waits until some can be read or have hung up; their numbers, in the order in which they became so, and whether they
+    /// have hung up.
+    pub fn wait(&self, ready: &mut Vec<(u64, bool)>) {
         let mut events = [EpollEvent::empty(); 64];
         // Interrupted, it has nothing to tell.
         let count = self.0.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
         ready.clear();
-        ready.extend(events[..count].iter().map(EpollEvent::data));
+        ready.extend(
+            events[..count].iter().map(|event| (event.data(), event.events().contains(EpollFlags::EPOLLHUP))),
+        );
     }
 }
