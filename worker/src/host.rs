@@ -62,7 +62,7 @@ impl Host {
                     self.crowd.remove(door);
                     self.door = None;
                 }
-                Err(ReceiveTrouble::Late) => return,
+                Err(ReceiveTrouble::Late | ReceiveTrouble::System(_)) => return,
                 // Nobody can come in who has no descriptor here; whoever tried is told by the end of its connection.
                 Ok(Some(Err(_))) | Err(_) => {}
             }
