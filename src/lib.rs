@@ -1,9 +1,13 @@
 #![doc = include_str!("../README.md")]
 #![cfg(target_os = "linux")]
 
+mod actor;
+mod connection;
 mod cpu;
 mod error;
 mod exit;
+pub mod handle;
+mod memory;
 mod pool;
 mod process;
 mod queue;
@@ -11,13 +15,20 @@ mod reactor;
 mod supervisor;
 mod sys;
 
+pub use actor::{Actor, ActorBuilder, Dict, List, Namespace};
+pub use connection::{
+    Client, ClientBuilder, ConnectError, Connection, Listener, ListenerBuilder, Peer, Receiver, RecvError,
+    SendError, SendErrorKind, Sender, duplex, pipe, wait,
+};
 pub use cpu::{CpuLimit, cpu_count, cpu_limit};
 pub use error::{Codec, Half, Lost, Panic, SpawnError, TaskError, TimedOut};
 pub use exit::Exit;
+pub use handle::Handle;
+pub use memory::{Array, FreezeError, FrozenArray, OutOfBounds, SharedMemory, Value};
 pub use pool::{AsyncResult, Pool, PoolBuilder, ThreadPool};
 pub use process::{Child, ChildInfo, Process, Run, Stdio, active_children};
 pub use procession_worker::current::{Current, Parent, current_process};
 #[doc(hidden)]
 pub use procession_worker::drill;
-pub use procession_worker::{Bytes, Task, init};
+pub use procession_worker::{Bytes, Method, Plain, Task, init, plain};
 pub use queue::{GetError, Lease, PutError, Queue, QueueBuilder};

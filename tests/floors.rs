@@ -22,10 +22,10 @@ const HOUSES: [House; 2] = [
             &["main"],
             &["cli"],
             &["control"],
-            &["pool"],
+            &["pool", "actor"],
             &["supervisor"],
             &["process"],
-            &["queue", "connection", "memory"],
+            &["queue", "connection", "handle", "memory"],
             &["sync"],
             &["reactor"],
             &["sys"],
@@ -37,7 +37,10 @@ const HOUSES: [House; 2] = [
     House {
         source: "worker/src",
         floors: &[
-            &["entry", "serve", "chunk", "outlet", "task", "panic", "current", "drill", "bytes"],
+            &[
+                "entry", "serve", "chunk", "outlet", "task", "panic", "current", "drill", "bytes", "host",
+                "method",
+            ],
             &["ipc", "wire"],
             &["sys"],
         ],
@@ -274,12 +277,15 @@ fn imports_point_down() {
 #[test]
 fn each_package_has_one_door() {
     // bincode in the codec, the system behind the cellars' doors, the operator's packages in his words.
-    let doors: [(&str, &[&str]); 7] = [
+    let doors: [(&str, &[&str]); 10] = [
         ("bincode", &["wire/codec.rs"]),
         ("libc", &["sys"]),
         ("nix", &["sys"]),
         ("clap", &["cli"]),
-        ("interprocess", &["wire/connection.rs", "ipc", "control"]),
+        ("interprocess", &["connection/name.rs", "connection/host.rs", "control"]),
+        ("hmac", &["wire/handshake.rs"]),
+        ("sha2", &["wire/handshake.rs"]),
+        ("getrandom", &["wire/handshake.rs"]),
         ("comfy_table", &["cli"]),
         ("indicatif", &["cli"]),
     ];
@@ -314,7 +320,7 @@ fn unsafe_stays_in_the_cellars() {
 
 #[test]
 fn protocols_and_state_machines_have_their_picture_beside_them() {
-    for dir in ["worker/src/wire", "worker/src/ipc", "src/pool"] {
+    for dir in ["worker/src/wire", "worker/src/ipc", "src/actor", "src/connection", "src/pool"] {
         let readme = root().join(dir).join("README.md");
         let text = std::fs::read_to_string(&readme).unwrap_or_default();
         assert!(text.lines().count() > 10, "{dir}/README.md says how it works");

@@ -1,8 +1,11 @@
 //! Waiting for descriptors, and the reactor thread's own calls.
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-use std::os::fd::BorrowedFd;
+use nix::sys::time::TimeSpec;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Condvar, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +43,23 @@ pub(crate) fn ready<const N: usize>(
     match poll(&mut polled, timeout) {
         Ok(_) => polled.map(|fd| fd.any().unwrap_or(true)),
         Err(_) => [false; N],
+    }
+}
+
+/// Waits until at least one of them can be read or has hung up; their indices, none at the deadline.
+pub(crate) fn any_ready(objects: &[&dyn AsFd], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+    let mut polled: Vec<_> =
+        objects.iter().map(|object| PollFd::new(object.as_fd(), PollFlags::POLLIN)).collect();
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match ppoll(&mut polled, left.map(TimeSpec::from), None) {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => {
+                let ready = |(at, fd): (usize, &PollFd<'_>)| fd.any().unwrap_or(true).then_some(at);
+                return Ok(polled.iter().enumerate().filter_map(ready).collect());
+            }
+        }
     }
 }
 

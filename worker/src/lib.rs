@@ -16,7 +16,9 @@ pub mod current;
 #[doc(hidden)]
 pub mod drill;
 pub mod entry;
+pub mod host;
 pub mod ipc;
+pub mod method;
 pub mod outlet;
 pub mod panic;
 pub mod serve;
@@ -26,4 +28,6 @@ pub mod wire;
 
 pub use bytes::Bytes;
 pub use entry::init;
+pub use method::Method;
+pub use sys::plain::Plain;
 pub use task::Task;

@@ -2,9 +2,9 @@
 //! parent's affair.
 
 use crate::chunk::Chunk;
-use crate::ipc::Page;
 use crate::ipc::handoff::{self, Incoming};
 use crate::ipc::page::Stage;
+use crate::ipc::{Page, keep};
 use crate::outlet::Outlet;
 use crate::panic;
 use crate::sys::{fd, image};
@@ -83,6 +83,7 @@ impl Server {
     /// Serves calls until the parent closes them, or until the first one is done if `once`.
     pub fn serve(&mut self, once: bool) -> Farewell {
         panic::watch_this_thread();
+        keep::begin();
         loop {
             match self.inbox.next() {
                 Ok(Some(frame)) => {
@@ -121,6 +122,9 @@ impl Server {
     }
 
     fn receive(&mut self) -> Option<()> {
+        if keep::has_any() && !fd::readable_within(&self.calls, keep::IDLE) {
+            keep::release();
+        }
         let (buffer, wanted) = self.inbox.fill();
         match fd::read(&self.calls, buffer, wanted) {
             Ok(0) | Err(_) => None,

@@ -153,7 +153,7 @@ impl Token {
     }
 }
 
-fn fingerprint(types: TypeId) -> u64 {
+pub(crate) fn fingerprint(types: TypeId) -> u64 {
     let mut hasher = DefaultHasher::new();
     types.hash(&mut hasher);
     hasher.finish()

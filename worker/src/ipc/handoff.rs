@@ -34,6 +34,12 @@ impl Incoming {
     pub fn new(fds: Vec<OwnedFd>, trouble: Option<i32>) -> Self {
         Self { fds: fds.into(), trouble }
     }
+
+    /// Why there are fewer than there should be: an errno.
+    #[must_use]
+    pub const fn trouble(&self) -> Option<i32> {
+        self.trouble
+    }
 }
 
 /// Why a descriptor cannot travel.

@@ -1,6 +1,7 @@
 //! What processes share.
 
 pub mod handoff;
+pub mod keep;
 pub mod lane;
 pub mod page;
 

@@ -47,6 +47,13 @@ pub fn unread(fd: impl AsFd) -> io::Result<usize> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(count).unwrap_or(0)) }
 }
 
+/// Can it be read within so many milliseconds (or will it never be)? An interruption is a no.
+pub fn readable_within(fd: impl AsFd, millis: u16) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(millis)).is_ok_and(|ready| ready > 0)
+}
+
 /// Lets a pipe hold a megabyte, if the system allows it; for payloads of many times that.
 pub fn enlarge_pipe(fd: impl AsFd) {
     const MEGABYTE: libc::c_int = 1 << 20;

@@ -68,12 +68,44 @@ impl Mapping {
         if seals & SealFlag::F_SEAL_SHRINK.bits() == 0 || usize::try_from(size).is_ok_and(|size| size < len) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a sealed memory file of that size"));
         }
+        Self::unsealed(fd, len)
+    }
+
+    /// As [`new`](Self::new), of a file that whoever can name it may cut short; then to touch it ends this process (SIGBUS).
+    ///
+    /// # Errors
+    /// `fd` cannot be mapped, or ENOMEM.
+    pub fn unsealed(fd: impl AsFd, len: usize) -> io::Result<Self> {
         let length = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping at an address of the kernel's choice disturbs no memory that exists.
         let start = unsafe {
             mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)
         }?;
         Ok(Self { start: start.cast(), len })
+    }
+
+    /// Where it starts, for foreign code; what such code does there is beyond all promises of ours.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// `count` words from byte `at` on, a multiple of 8.
+    #[inline]
+    #[must_use]
+    pub fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+        assert!(at.is_multiple_of(8) && count <= self.len / 8, "words are aligned");
+        // SAFETY: inside the mapping, aligned (the mapping starts on a page), and every access of them is atomic.
+        unsafe { std::slice::from_raw_parts(self.at(at, 8 * count).cast().as_ptr(), count) }
+    }
+
+    /// `count` half words from byte `at` on, a multiple of 4.
+    #[inline]
+    #[must_use]
+    pub fn halves(&self, at: usize, count: usize) -> &[AtomicU32] {
+        assert!(at.is_multiple_of(4) && count <= self.len / 4, "words are aligned");
+        // SAFETY: as in `words`.
+        unsafe { std::slice::from_raw_parts(self.at(at, 4 * count).cast().as_ptr(), count) }
     }
 
     #[inline]

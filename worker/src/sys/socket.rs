@@ -1,10 +1,16 @@
-//! Unix sockets that keep the bounds of messages and carry descriptors.
+//! Unix sockets that keep the bounds of messages and carry descriptors, and streams beside them.
 #![allow(unsafe_code, reason = "the cellar")]
 
+use super::memory::use_large_pages;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socketpair, sockopt,
+};
+use nix::sys::time::TimeSpec;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 /// The kernel passes so many descriptors in one message, and no more.
 pub const AT_ONCE: usize = 253;
@@ -17,21 +23,53 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
+/// Two connected sockets without bounds, closed in whatever is executed.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Is it a socket as [`pair`] makes them? What a peer calls one may be anything.
+pub fn is_of_a_pair(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    socket::getsockopt(&fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::SeqPacket)
+        && socket::getsockname::<UnixAddr>(fd.as_raw_fd()).is_ok()
+}
+
 /// Sends one message with descriptors, at most [`AT_ONCE`]; no signal if nobody is there any more.
 ///
 /// # Errors
 /// `WouldBlock` when the peer's buffer is full and `wait` is not set; EPIPE, ETOOMANYREFS, EMSGSIZE.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[RawFd], wait: bool) -> io::Result<()> {
+    send_parts(socket, &[IoSlice::new(bytes)], fds, wait)
+}
+
+/// [`send`] of a message that lies in several places.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_parts(socket: impl AsFd, parts: &[IoSlice<'_>], fds: &[RawFd], wait: bool) -> io::Result<()> {
     let rights = [ControlMessage::ScmRights(fds)];
     let control = if fds.is_empty() { &[][..] } else { &rights[..] };
     let flags = MsgFlags::MSG_NOSIGNAL | if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
     loop {
-        match sendmsg::<()>(socket.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None) {
+        match sendmsg::<()>(socket.as_fd().as_raw_fd(), parts, control, flags, None) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The next message, without taking it; 0 when there will be none. For all who look, it stays the next one.
+///
+/// # Errors
+/// `WouldBlock` when there is none yet.
+pub fn peek(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    Ok(socket::recv(fd.as_fd().as_raw_fd(), buffer, flags)?)
 }
 
 /// What came of a look into a socket.
@@ -106,6 +144,69 @@ pub fn receive(
         ));
     }
     Ok(Received { len, fds_lost: head.msg_flags & libc::MSG_CTRUNC != 0 })
+}
+
+/// Writes to a stream what goes in; no signal if nobody is there any more.
+///
+/// # Errors
+/// `WouldBlock` when nothing does and `wait` is not set; EPIPE.
+pub fn write(stream: impl AsFd, bytes: &[u8], wait: bool) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_NOSIGNAL | if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
+    loop {
+        match socket::send(stream.as_fd().as_raw_fd(), bytes, flags) {
+            Ok(n) => return Ok(n),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Appends up to `max` bytes of a stream to `out`, and closes descriptors that came with them; 0 at its end.
+///
+/// # Errors
+/// `WouldBlock` when there are none and `wait` is not set; ECONNRESET; ENOTSOCK.
+pub fn read(stream: impl AsFd, out: &mut Vec<u8>, max: usize, wait: bool) -> io::Result<usize> {
+    if out.capacity() - out.len() < max {
+        out.reserve(max);
+        use_large_pages(out);
+    }
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    loop {
+        let spare = out.spare_capacity_mut();
+        let len = spare.len().min(max);
+        // SAFETY: the buffer is `spare`, ours and at least of that length; the kernel only writes to it.
+        let n = unsafe { libc::recv(stream.as_fd().as_raw_fd(), spare.as_mut_ptr().cast(), len, flags) };
+        match usize::try_from(n) {
+            Ok(n) => {
+                // SAFETY: the kernel has just filled these `n` bytes of the spare room.
+                unsafe { out.set_len(out.len() + n) };
+                return Ok(n);
+            }
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Waits until a descriptor can be read (or written, if asked for), or its peer is gone; false at the deadline.
+///
+/// # Errors
+/// ENOMEM.
+pub fn wait(fd: impl AsFd, write: bool, deadline: Option<Instant>) -> io::Result<bool> {
+    let mut polled = [PollFd::new(fd.as_fd(), if write { PollFlags::POLLOUT } else { PollFlags::POLLIN })];
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match ppoll(&mut polled, left.map(TimeSpec::from), None) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 #[cfg(test)]

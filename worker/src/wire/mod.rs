@@ -1,7 +1,9 @@
 //! What crosses the pipes between a parent and its worker. The picture is in `README.md` beside this file.
 
 pub mod codec;
+pub mod connection;
 pub mod frame;
+pub mod handshake;
 pub mod message;
 pub mod tray;
 

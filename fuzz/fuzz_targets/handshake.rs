@@ -1,0 +1,20 @@
+//! Any bytes at a door with a key, from either side: it stays shut, however they are split.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use procession_worker::wire::handshake::{Guest, Host, Key, Step};
+
+fuzz_target!(|input: (bool, Vec<Vec<u8>>)| {
+    let (polite, pieces) = input;
+    let key = || Some(Key::new(b"key"));
+    let mut host = Host::new(key(), [1; 32]);
+    let (mut guest, hello) = Guest::new(key(), [2; 32]);
+    if polite {
+        let Step::Say(answer) = host.hear(&hello) else { panic!("it answers") };
+        assert!(matches!(guest.hear(&answer), Step::Say(_)));
+    }
+    for piece in &pieces {
+        assert!(!matches!(host.hear(piece), Step::Open(_)));
+        assert!(!matches!(guest.hear(piece), Step::Open(_)));
+    }
+});

@@ -1,0 +1,442 @@
+//! The ends of a connection, by the types of what they send and receive.
+
+use super::error::{RecvError, SendError, SendErrorKind};
+use super::listener::Peer;
+use procession_worker::ipc::handoff;
+use procession_worker::wire::codec;
+use procession_worker::wire::connection::{self, End, KEPT};
+use procession_worker::wire::frame::MAX_PAYLOAD;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// The end of a one-way connection at which messages are sent; [`pipe`](crate::pipe) makes both.
+///
+/// A clone, and what arrives where it was sent to, is another holder of the same end: when the last one is dropped, or its
+/// process dies, the receiver has read all, and is told that the connection is closed.
+#[doc(alias = "Connection")]
+pub struct Sender<T> {
+    end: End,
+    what: PhantomData<fn(T)>,
+}
+
+/// The end of a one-way connection at which messages are received; [`pipe`](crate::pipe) makes both.
+///
+/// Several holders (threads, clones, processes) each receive a part of the messages, each message whole. Two messages of
+/// one sender arrive in their order; the long ones, of 64 KiB and more, may be overtaken if several receive at a time.
+#[doc(alias = "Connection")]
+pub struct Receiver<T> {
+    end: End,
+    what: PhantomData<fn() -> T>,
+}
+
+/// One end of a two-way connection: it sends `A` and receives `B`.
+///
+/// From [`duplex`](crate::duplex), or from [`Listener`](crate::Listener) and [`Client`](crate::Client). It can be cloned
+/// and sent to other processes as [`Sender`] and [`Receiver`] can.
+pub struct Connection<A, B> {
+    sender: Sender<A>,
+    receiver: Receiver<B>,
+    peer: Option<Peer>,
+}
+
+thread_local! {
+    /// Where a message is encoded, kept for the next one unless it was long.
+    static DRAFT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl<T> Sender<T> {
+    pub(super) const fn new(end: End) -> Self {
+        Self { end, what: PhantomData }
+    }
+
+    fn send_until(&self, value: T, deadline: Option<Instant>) -> Result<(), SendError<T>>
+    where
+        T: Serialize,
+    {
+        let mut draft = connection::kept(&DRAFT);
+        draft.clear();
+        let (encoded, handles) = handoff::pack_for::<T, _>(|| codec::encode_into(&value, &mut draft));
+        let sent = match encoded {
+            Ok(()) => self.end.send(&draft, &handles, deadline).map_err(SendErrorKind::from),
+            Err(error) => Err(SendErrorKind::Encode(error.to_string().into())),
+        };
+        connection::keep(&DRAFT, draft, KEPT);
+        sent.map_err(|kind| SendError { kind, value })
+    }
+
+    /// Sends one message; waits for room when the receiver is slow.
+    ///
+    /// Some messages of less than 64 KiB fit into the connection, until they take up about 200 KiB; for a longer one this waits until
+    /// the receiver has read (nearly) all of it. A message arrives whole or not at all, whoever is killed.
+    ///
+    /// # Errors
+    /// No receiver is left; the value cannot be encoded; the receiver gave the message up in the middle; or what the system says. The
+    /// error has the value, and nothing of it has arrived.
+    pub fn send(&self, value: T) -> Result<(), SendError<T>>
+    where
+        T: Serialize,
+    {
+        self.send_until(value, None)
+    }
+
+    /// [`send`](Self::send) within a time limit.
+    ///
+    /// # Errors
+    /// As `send`, or [`SendErrorKind::Full`] at the limit: then, too, nothing of it arrives, though it was begun.
+    pub fn send_timeout(&self, value: T, limit: Duration) -> Result<(), SendError<T>>
+    where
+        T: Serialize,
+    {
+        self.send_until(value, Instant::now().checked_add(limit))
+    }
+
+    /// [`send`](Self::send) if there is room at once. A message of 64 KiB and more is long: see [`send`](Self::send).
+    ///
+    /// # Errors
+    /// As `send`, or [`SendErrorKind::Full`].
+    pub fn try_send(&self, value: T) -> Result<(), SendError<T>>
+    where
+        T: Serialize,
+    {
+        self.send_until(value, Some(Instant::now()))
+    }
+
+    /// Sends bytes as they are, for [`recv_bytes`](Receiver::recv_bytes) at the other end.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError> {
+        Ok(self.end.send(bytes, &[], None)?)
+    }
+
+    /// [`send_bytes`](Self::send_bytes) within a time limit.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout).
+    pub fn send_bytes_timeout(&self, bytes: &[u8], limit: Duration) -> Result<(), SendError> {
+        Ok(self.end.send(bytes, &[], Instant::now().checked_add(limit))?)
+    }
+}
+
+impl<T> Receiver<T> {
+    pub(super) const fn new(end: End) -> Self {
+        Self { end, what: PhantomData }
+    }
+
+    fn recv_until(&self, deadline: Option<Instant>) -> Result<Option<T>, RecvError>
+    where
+        T: DeserializeOwned,
+    {
+        let received = self.end.receive(MAX_PAYLOAD, deadline, |bytes, came| {
+            let trouble = came.trouble();
+            handoff::unpack(came, || codec::decode(&bytes))
+                .map_err(|error| RecvError::decoding(&error, trouble))
+        });
+        received?.transpose()
+    }
+
+    fn recv_bytes_until(&self, deadline: Option<Instant>) -> Result<Option<Vec<u8>>, RecvError> {
+        Ok(self.end.receive(MAX_PAYLOAD, deadline, |bytes, _| bytes.into())?)
+    }
+
+    /// Receives the next message; `None` when all have been received and no sender is left.
+    ///
+    /// # Errors
+    /// It is no `T`, or its descriptors found no place here: then it is gone, and the next one is as good as ever.
+    /// [`RecvError::Torn`]: the last sender died, or gave up, in the middle of a long message. Or what the system says.
+    pub fn recv(&self) -> Result<Option<T>, RecvError>
+    where
+        T: DeserializeOwned,
+    {
+        self.recv_until(None)
+    }
+
+    /// [`recv`](Self::recv) within a time limit.
+    ///
+    /// # Errors
+    /// As `recv`, or [`RecvError::Empty`] at the limit. If half of a long message has come by then, it is kept, and the next call
+    /// goes on with it.
+    pub fn recv_timeout(&self, limit: Duration) -> Result<Option<T>, RecvError>
+    where
+        T: DeserializeOwned,
+    {
+        self.recv_until(Instant::now().checked_add(limit))
+    }
+
+    /// [`recv`](Self::recv) if a message is here.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn try_recv(&self) -> Result<Option<T>, RecvError>
+    where
+        T: DeserializeOwned,
+    {
+        self.recv_until(Some(Instant::now()))
+    }
+
+    /// Receives the next message as bytes: as `send_bytes` sent them, or the encoding of a value. Descriptors in it are closed.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_bytes(&self) -> Result<Option<Vec<u8>>, RecvError> {
+        self.recv_bytes_until(None)
+    }
+
+    /// [`recv_bytes`](Self::recv_bytes) within a time limit.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_bytes_timeout(&self, limit: Duration) -> Result<Option<Vec<u8>>, RecvError> {
+        self.recv_bytes_until(Instant::now().checked_add(limit))
+    }
+
+    /// Receives the next message into the beginning of `buffer`, and says how long it is.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), or [`RecvError::TooShort`]: the message is in the error.
+    #[doc(alias = "BufferTooShort")]
+    pub fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<Option<usize>, RecvError> {
+        let received = self.end.receive(MAX_PAYLOAD, None, |bytes, _| match buffer.get_mut(..bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(&bytes);
+                Ok(bytes.len())
+            }
+            None => Err(RecvError::TooShort { message: bytes.into() }),
+        });
+        received?.transpose()
+    }
+
+    /// Is there a message (or the end of all) within that time? `Duration::ZERO` only looks. Another holder may take it first.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn poll(&self, limit: Duration) -> std::io::Result<bool> {
+        Ok(!super::wait(&[self], Some(limit))?.is_empty())
+    }
+
+    /// The messages until the end; after an error come the next ones.
+    pub fn iter(&self) -> impl Iterator<Item = Result<T, RecvError>> + '_
+    where
+        T: DeserializeOwned,
+    {
+        std::iter::from_fn(|| self.recv().transpose())
+    }
+}
+
+impl<A, B> Connection<A, B> {
+    pub(super) fn new(end: End, peer: Option<Peer>) -> Self {
+        Self { sender: Sender::new(end.clone()), receiver: Receiver::new(end), peer }
+    }
+
+    /// Who connected, or for a client who listens, when it came about; `None` unless that was by name.
+    #[must_use]
+    pub const fn peer(&self) -> Option<Peer> {
+        self.peer
+    }
+
+    /// As [`Sender::send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send(&self, value: A) -> Result<(), SendError<A>>
+    where
+        A: Serialize,
+    {
+        self.sender.send(value)
+    }
+
+    /// As [`Sender::send_timeout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_timeout(&self, value: A, limit: Duration) -> Result<(), SendError<A>>
+    where
+        A: Serialize,
+    {
+        self.sender.send_timeout(value, limit)
+    }
+
+    /// As [`Sender::try_send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_send(&self, value: A) -> Result<(), SendError<A>>
+    where
+        A: Serialize,
+    {
+        self.sender.try_send(value)
+    }
+
+    /// As [`Sender::send_bytes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), SendError> {
+        self.sender.send_bytes(bytes)
+    }
+
+    /// As [`Sender::send_bytes_timeout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_bytes_timeout(&self, bytes: &[u8], limit: Duration) -> Result<(), SendError> {
+        self.sender.send_bytes_timeout(bytes, limit)
+    }
+
+    /// As [`Receiver::recv`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn recv(&self) -> Result<Option<B>, RecvError>
+    where
+        B: DeserializeOwned,
+    {
+        self.receiver.recv()
+    }
+
+    /// As [`Receiver::recv_timeout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn recv_timeout(&self, limit: Duration) -> Result<Option<B>, RecvError>
+    where
+        B: DeserializeOwned,
+    {
+        self.receiver.recv_timeout(limit)
+    }
+
+    /// As [`Receiver::try_recv`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_recv(&self) -> Result<Option<B>, RecvError>
+    where
+        B: DeserializeOwned,
+    {
+        self.receiver.try_recv()
+    }
+
+    /// As [`Receiver::recv_bytes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn recv_bytes(&self) -> Result<Option<Vec<u8>>, RecvError> {
+        self.receiver.recv_bytes()
+    }
+
+    /// As [`Receiver::recv_bytes_timeout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn recv_bytes_timeout(&self, limit: Duration) -> Result<Option<Vec<u8>>, RecvError> {
+        self.receiver.recv_bytes_timeout(limit)
+    }
+
+    /// As [`Receiver::recv_bytes_into`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<Option<usize>, RecvError> {
+        self.receiver.recv_bytes_into(buffer)
+    }
+
+    /// As [`Receiver::poll`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll(&self, limit: Duration) -> std::io::Result<bool> {
+        self.receiver.poll(limit)
+    }
+
+    /// As [`Receiver::iter`].
+    pub fn iter(&self) -> impl Iterator<Item = Result<B, RecvError>> + '_
+    where
+        B: DeserializeOwned,
+    {
+        self.receiver.iter()
+    }
+}
+
+/// What all three ends are besides: handles that are cloned, shown, polled, and sent in messages.
+macro_rules! handle {
+    ($name:ident<$($of:ident),+>, $self:ident => $end:expr, $clone:expr, $word:literal) => {
+        impl<$($of),+> Clone for $name<$($of),+> {
+            fn clone(&$self) -> Self {
+                $clone
+            }
+        }
+
+        impl<$($of),+> fmt::Debug for $name<$($of),+> {
+            fn fmt(&$self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_tuple($word).field(&$end.as_fd()).finish()
+            }
+        }
+
+        /// What to poll: ready when there is something to receive, or the other end is closed.
+        impl<$($of),+> AsFd for $name<$($of),+> {
+            fn as_fd(&$self) -> BorrowedFd<'_> {
+                $end.as_fd()
+            }
+        }
+    };
+}
+
+handle!(Sender<T>, self => self.end, Self::new(self.end.clone()), "Sender");
+handle!(Receiver<T>, self => self.end, Self::new(self.end.clone()), "Receiver");
+handle!(Connection<A, B>, self => self.sender.end, Self::new(self.sender.end.clone(), self.peer), "Connection");
+
+fn give<S: Serializer>(end: &End) -> Result<(), S::Error> {
+    end.give().map_err(S::Error::custom)
+}
+
+fn take<'de, D: Deserializer<'de>>() -> Result<End, D::Error> {
+    End::take().map_err(D::Error::custom)
+}
+
+impl<T> Serialize for Sender<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        give::<S>(&self.end)?;
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Sender<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <()>::deserialize(deserializer)?;
+        Ok(Self::new(take::<D>()?))
+    }
+}
+
+impl<T> Serialize for Receiver<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        give::<S>(&self.end)?;
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Receiver<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <()>::deserialize(deserializer)?;
+        Ok(Self::new(take::<D>()?))
+    }
+}
+
+impl<A, B> Serialize for Connection<A, B> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        give::<S>(&self.sender.end)?;
+        self.peer.serialize(serializer)
+    }
+}
+
+impl<'de, A, B> Deserialize<'de> for Connection<A, B> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let peer = Option::<Peer>::deserialize(deserializer)?;
+        Ok(Self::new(take::<D>()?, peer))
+    }
+}

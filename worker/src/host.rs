@@ -1,0 +1,119 @@
+//! The process of an actor: it owns a state, and lets whoever has a connection call functions on it, one at a time.
+
+use crate::ipc::handoff::{self, Handle, Incoming};
+use crate::method::{self, Turn};
+use crate::sys::crowd::Crowd;
+use crate::sys::life;
+use crate::wire::connection::{End, PACKET, ReceiveTrouble};
+use crate::wire::frame::MAX_PAYLOAD;
+use std::any::Any;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// The door's number among the connections.
+const DOOR: u64 = 0;
+/// A long answer gets a thread; if there is none to be had, its caller has so long to read it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+struct Host {
+    crowd: Crowd,
+    /// None when nobody is left who could open another connection.
+    door: Option<End>,
+    connections: HashMap<u64, End>,
+    last: u64,
+}
+
+/// Serves until nobody has a handle any more. New connections come in by the `door`.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM at the start.
+pub fn serve(door: End, state: &mut dyn Any) -> io::Result<()> {
+    let crowd = Crowd::new()?;
+    crowd.add(&door, DOOR)?;
+    let mut host = Host { crowd, door: Some(door), connections: HashMap::new(), last: DOOR };
+    let mut ready = Vec::new();
+    while host.door.is_some() || !host.connections.is_empty() {
+        host.crowd.wait(&mut ready);
+        // One call of each, in the order in which they came.
+        for (turn, (number, hung_up)) in ready.drain(..).enumerate() {
+            match number {
+                DOOR => host.let_in(),
+                // The first is as it was seen just now; who comes after a call may have gone meanwhile.
+                number => host.hear(number, state, (turn == 0).then_some(hung_up)),
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Host {
+    fn let_in(&mut self) {
+        while let Some(door) = &self.door {
+            match door.receive(0, Some(Instant::now()), |_, came| handoff::unpack(came, End::take)) {
+                Ok(Some(Ok(end))) => {
+                    self.last += 1;
+                    if self.crowd.add(&end, self.last).is_ok() {
+                        self.connections.insert(self.last, end);
+                    }
+                }
+                Ok(None) => {
+                    self.crowd.remove(door);
+                    self.door = None;
+                }
+                Err(ReceiveTrouble::Late | ReceiveTrouble::System(_)) => return,
+                // Nobody can come in who has no descriptor here; whoever tried is told by the end of its connection.
+                Ok(Some(Err(_))) | Err(_) => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, number: u64, state: &mut dyn Any, hung_up: Option<bool>) {
+        let Some(end) = self.connections.get(&number) else { return };
+        let heard = end.receive(MAX_PAYLOAD, Some(Instant::now()), |call, came| {
+            // Who has not waited for its turn does not want it.
+            let hung_up = hung_up.unwrap_or_else(|| life::hung_up(end.as_fd()));
+            (!hung_up).then(|| run(&call, came, state))
+        });
+        let stays = match heard {
+            Ok(Some(Some((answer, handles)))) => self.answer(number, answer, handles),
+            Err(ReceiveTrouble::Late) => {
+                // In the middle of a long call it is to be watched at another place.
+                let _ = self.crowd.add(end, number);
+                true
+            }
+            Ok(None | Some(None)) | Err(_) => false,
+        };
+        if !stays && let Some(end) = self.connections.remove(&number) {
+            self.crowd.remove(&end);
+        }
+    }
+
+    /// Does the connection stay?
+    fn answer(&self, number: u64, answer: Vec<u8>, handles: Vec<Handle>) -> bool {
+        let Some(end) = self.connections.get(&number) else { return false };
+        if answer.len() < PACKET && handles.is_empty() {
+            // A caller waits for one answer at a time, so there is room.
+            return end.send(&answer, &handles, Some(Instant::now())).is_ok();
+        }
+        // Its caller may be slow to read, which is no concern of the others.
+        let sender = end.clone();
+        let long = std::sync::Arc::new((answer, handles));
+        let again = std::sync::Arc::clone(&long);
+        let thread = std::thread::Builder::new()
+            .stack_size(64 * 1024)
+            .spawn(move || sender.send(&again.0, &again.1, None));
+        if thread.is_err() {
+            return end.send(&long.0, &long.1, Some(Instant::now() + PATIENCE)).is_ok();
+        }
+        true
+    }
+}
+
+fn run(call: &[u8], came: Incoming, state: &mut dyn Any) -> (Vec<u8>, Vec<Handle>) {
+    let (answer, handles) = (Vec::new(), Vec::new());
+    let mut turn = Turn { state, args: method::args(call), came, answer, handles };
+    method::run(call, &mut turn);
+    (turn.answer, turn.handles)
+}
