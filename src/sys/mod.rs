@@ -1,8 +1,11 @@
 //! The parent's cellar: all `unsafe` of this crate and its raw system calls. Each block names the invariant it rests on.
 
+pub(crate) mod futex;
 pub(crate) mod pidfd;
 pub(crate) mod poller;
 pub(crate) mod processors;
+pub(crate) mod robust;
+pub(crate) mod semaphore;
 pub(crate) mod spawn;
 pub(crate) mod wait;
 

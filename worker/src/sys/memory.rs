@@ -101,6 +101,23 @@ impl Mapping {
         unsafe { self.at(at, 4).cast().as_ref() }
     }
 
+    /// `count` 64-bit words from byte `at`, a multiple of 8.
+    #[inline]
+    #[must_use]
+    pub fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+        assert!(at.is_multiple_of(8) && count <= self.len / 8, "words are aligned, and inside the mapping");
+        let start = self.at(at, count * 8).cast::<AtomicU64>();
+        // SAFETY: as in `word`, for each of them.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }
+    }
+
+    /// Where byte `at` lies, with `len` bytes of the mapping from there on: for what the C library keeps in it.
+    #[inline]
+    #[must_use]
+    pub fn place(&self, at: usize, len: usize) -> NonNull<u8> {
+        self.at(at, len)
+    }
+
     /// Copies `bytes` to byte `at`.
     #[inline]
     pub fn write(&self, at: usize, bytes: &[u8]) {
