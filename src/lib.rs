@@ -8,6 +8,7 @@ mod pool;
 mod process;
 mod reactor;
 mod supervisor;
+mod sync;
 mod sys;
 
 pub use cpu::{CpuLimit, cpu_count, cpu_limit};
@@ -19,3 +20,7 @@ pub use procession_worker::current::{Current, Parent, current_process};
 #[doc(hidden)]
 pub use procession_worker::drill;
 pub use procession_worker::{Bytes, Task, init};
+pub use sync::{
+    Abandoned, AcquireError, Barrier, BarrierError, BoundedSemaphore, Condition, Event, Guard, Lock, Passage,
+    Permit, RLock, Semaphore, SyncError,
+};

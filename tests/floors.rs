@@ -25,6 +25,7 @@ const HOUSES: [House; 2] = [
             &["pool"],
             &["supervisor"],
             &["process"],
+            &["sync"],
             &["reactor"],
             &["sys"],
         ],
@@ -312,7 +313,7 @@ fn unsafe_stays_in_the_cellars() {
 
 #[test]
 fn protocols_and_state_machines_have_their_picture_beside_them() {
-    for dir in ["worker/src/wire", "worker/src/ipc", "src/pool"] {
+    for dir in ["worker/src/wire", "worker/src/ipc", "src/pool", "src/sync"] {
         let readme = root().join(dir).join("README.md");
         let text = std::fs::read_to_string(&readme).unwrap_or_default();
         assert!(text.lines().count() > 10, "{dir}/README.md says how it works");

@@ -28,15 +28,7 @@ pub(crate) fn raise(word: &AtomicU32) {
     let (all, others) = (i32::MAX, 0_usize);
     // SAFETY: the word lives for the call; it is aligned, and always changed as a whole.
     unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAKE_OP,
-            all,
-            others,
-            word.as_ptr(),
-            OR_ONE,
-        )
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE_OP, all, others, word.as_ptr(), OR_ONE)
     };
 }
 
