@@ -12,20 +12,26 @@ pub(super) fn lie_down(table: Table<'_>, party: u16, beds: &mut impl Beds) -> Re
 
 /// Wakes up to so many of those who sleep; how many it were.
 pub(super) fn notify(table: Table<'_>, most: u64, beds: &mut impl Beds) -> u64 {
-    // Written down first: should we be killed in the middle, the others are woken all the same.
-    let asleep = table.count(State::Waiting).min(most);
+    let line = table.line();
+    let most = usize::try_from(most).unwrap_or(usize::MAX).min(line.len());
     let mut woken = 0;
-    while woken < asleep
-        && let Some((at, slot)) = table.first()
-    {
-        table.set_value(asleep - woken);
-        if table.turn(at, slot, State::Chosen) {
-            beds.ring(at);
+    for (n, (at, slot)) in line.iter().enumerate() {
+        if woken == most {
+            break;
+        }
+        // Written down first, up to whom: should we be killed in the middle, the others are woken all the same.
+        if n == 0 || n >= most {
+            let last = line[n.max(most - 1)].1;
+            table.set_value(last.ticket + 1);
+        }
+        // Who went away in the meantime leaves it to the next.
+        if table.turn(*at, *slot, State::Chosen) {
+            beds.ring(*at);
             woken += 1;
         }
     }
     table.set_value(0);
-    woken
+    woken as u64
 }
 
 /// A process is dead.
@@ -50,5 +56,12 @@ pub(super) fn mend(table: Table<'_>, beds: &mut impl Beds) {
             beds.ring(at);
         }
     }
-    notify(table, table.value(), beds);
+    if let Some(last) = table.value().checked_sub(1) {
+        for (at, slot) in table.line() {
+            if table.age(slot.ticket) >= table.age(last) && table.turn(at, slot, State::Chosen) {
+                beds.ring(at);
+            }
+        }
+        table.set_value(0);
+    }
 }

@@ -94,6 +94,7 @@ const SLOTS_USED: usize = 3;
 const PARTIES_USED: usize = 4;
 
 const LIVES: u64 = 1;
+const TICKETS: u64 = u64::MAX >> 16;
 
 impl<'a> Table<'a> {
     fn store(word: &AtomicU64, value: u64) {
@@ -141,12 +142,25 @@ impl<'a> Table<'a> {
         self.taken().filter(|(_, slot)| slot.state == state).count() as u64
     }
 
+    /// How many have come since; tickets go round, and between two of one time lies less than half of all.
+    pub(super) fn age(&self, ticket: u64) -> u64 {
+        self.head[TICKET].load(Ordering::Relaxed).wrapping_sub(ticket) & TICKETS
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = (usize, Slot)> + use<'a> {
+        self.taken().filter(|(_, slot)| slot.state == State::Waiting)
+    }
+
     /// Who has waited longest.
     pub(super) fn first(&self) -> Option<(usize, Slot)> {
-        // Tickets go round; between two that exist at one time lies less than half of all.
-        let next = self.head[TICKET].load(Ordering::Relaxed);
-        let age = |slot: &Slot| next.wrapping_sub(slot.ticket) & (u64::MAX >> 16);
-        self.taken().filter(|(_, slot)| slot.state == State::Waiting).max_by_key(|(_, slot)| age(slot))
+        self.waiting().max_by_key(|(_, slot)| self.age(slot.ticket))
+    }
+
+    /// All who wait, those first who have waited longest.
+    pub(super) fn line(&self) -> Vec<(usize, Slot)> {
+        let mut line: Vec<_> = self.waiting().collect();
+        line.sort_unstable_by_key(|(_, slot)| std::cmp::Reverse(self.age(slot.ticket)));
+        line
     }
 
     /// A slot for a party, at the end of the line.
@@ -165,7 +179,7 @@ impl<'a> Table<'a> {
         if state == State::Waiting {
             beds.make(at);
         }
-        Self::store(&self.slots[at], Slot { state, party, ticket: ticket & (u64::MAX >> 16) }.word());
+        Self::store(&self.slots[at], Slot { state, party, ticket: ticket & TICKETS }.word());
         Ok(at)
     }
 
