@@ -30,12 +30,12 @@ use std::time::Duration;
 /// }
 ///
 /// let (changed, flag) = (Condition::new()?, Event::new()?);
-/// let mut guard = changed.acquire()?;
+/// let mut guard = changed.acquire().expect("nobody dies in this example");
 /// let child = Process::new(announce, (changed.clone(), flag.clone())).start()?;
 /// changed.wait_for(&mut guard, || flag.is_set())?;
 /// drop(guard);
 /// child.join()?;
-/// # Ok::<(), std::io::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 #[doc(alias = "Condvar")]

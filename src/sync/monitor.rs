@@ -184,7 +184,8 @@ pub(super) fn sleep(object: &Object, at: usize, until: Until) -> Woken {
             Err(error) => return Woken::Failed(slot, error),
             // It may have been for us.
             Ok(true) if table.slot(at) != slot => {}
-            Ok(_) => in_time = bed(object.mapping(), at).wait(until),
+            // A bed that somebody spoiled may ring for ever, and must not hide the deadline.
+            Ok(_) => in_time = bed(object.mapping(), at).wait(until) && !until.is_over(),
         }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "the cellar")]
 
 use libc::{c_int, clockid_t, pthread_mutex_t, pthread_mutexattr_t, timespec};
+use procession_worker::sys::life::now;
 use procession_worker::sys::memory::Mapping;
 use std::io;
 use std::mem::MaybeUninit;
@@ -43,7 +44,16 @@ impl Until {
     /// So long from now on.
     pub(crate) fn after(limit: std::time::Duration) -> Self {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        Self::Time(procession_worker::sys::life::now().saturating_add(limit))
+        Self::Time(now().saturating_add(limit))
+    }
+
+    /// Has the moment come?
+    pub(crate) fn is_over(self) -> bool {
+        match self {
+            Self::Now => true,
+            Self::Time(nanos) => now() >= nanos,
+            Self::Forever => false,
+        }
     }
 }
 
