@@ -1,6 +1,7 @@
 //! Locks and their kin: shared by processes, and by the threads of one; see README.md.
 
 mod barrier;
+mod bed;
 mod condition;
 mod error;
 mod event;

@@ -24,7 +24,7 @@ impl Beds for Bells<'_> {
     }
 
     fn ring(&mut self, slot: usize) {
-        bed(self.0, slot).post();
+        bed(self.0, slot).ring();
     }
 }
 
@@ -185,7 +185,7 @@ pub(super) fn sleep(object: &Object, at: usize, until: Until) -> Woken {
             // It may have been for us.
             Ok(true) if table.slot(at) != slot => {}
             // A bed that somebody spoiled may ring for ever, and must not hide the deadline.
-            Ok(_) => in_time = bed(object.mapping(), at).wait(until) && !until.is_over(),
+            Ok(_) => in_time = bed(object.mapping(), at).sleep(until) && !until.is_over(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One thing that processes share: a memory file, mapped once by each process that has a handle.
 
+use super::bed::Bed;
+use super::table::Table;
 use super::ward::Ward;
 use crate::sys::robust::{Robust, Rule};
 use procession_worker::ipc::handoff::{self, Handle};
@@ -26,11 +28,12 @@ const HEAD_WORDS: usize = 8;
 const PARTIES: usize = 4096;
 const SLOTS: usize = PARTIES + MOST_PARTIES * 16;
 const BEDS: usize = SLOTS + MOST_SLOTS * 8;
+const END: usize = BEDS + MOST_SLOTS * 4;
 
 /// So many processes may use one object.
 pub(super) const MOST_PARTIES: usize = 4096;
 /// So many may sleep at one object, or hold a permit of it.
-pub(super) const MOST_SLOTS: usize = 16384;
+pub(super) const MOST_SLOTS: usize = 4096;
 
 /// What it is: the number in its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +66,7 @@ impl Kind {
     }
 
     const fn size(self) -> usize {
-        if self.is_monitor() { BEDS + MOST_SLOTS * crate::sys::semaphore::SIZE } else { 4096 }
+        if self.is_monitor() { END } else { PARTIES }
     }
 
     const fn rule(self) -> Rule {
@@ -146,8 +149,8 @@ impl Object {
         self.mapping.half(HEAD)
     }
 
-    pub(super) fn table(&self) -> super::table::Table<'_> {
-        super::table::Table {
+    pub(super) fn table(&self) -> Table<'_> {
+        Table {
             head: self.mapping.words(HEAD, HEAD_WORDS),
             parties: self.mapping.words(PARTIES, MOST_PARTIES * 2),
             slots: self.mapping.words(SLOTS, MOST_SLOTS),
@@ -181,8 +184,8 @@ impl Object {
 }
 
 /// The bed that belongs to a slot.
-pub(super) fn bed(mapping: &Mapping, slot: usize) -> crate::sys::semaphore::Semaphore<'_> {
-    crate::sys::semaphore::Semaphore::new(mapping, BEDS + slot * crate::sys::semaphore::SIZE)
+pub(super) fn bed(mapping: &Mapping, slot: usize) -> Bed<'_> {
+    Bed(mapping.half(BEDS + slot * 4))
 }
 
 fn false_descriptor(kinds: &[Kind]) -> io::Error {

@@ -201,9 +201,7 @@ impl<'a> Table<'a> {
     pub(super) fn attached(&self) -> impl Iterator<Item = (u16, Identity)> + use<'a> {
         let used = self.head[PARTIES_USED].load(Ordering::Relaxed);
         let all = *self;
-        (0..u16::try_from(used).unwrap_or(u16::MAX))
-            .map_while(move |party| all.identity(party))
-            .filter_map(|found| found)
+        (0..u16::try_from(used).unwrap_or(u16::MAX)).map_while(move |party| all.identity(party)).flatten()
     }
 
     /// `None` beyond the table's end; `Some(None)` if nobody has this number.

@@ -32,7 +32,7 @@ impl Ear {
 
     pub(super) fn hear(&self) {
         for &slot in self.asleep().iter() {
-            bed(&self.mapping, slot).post();
+            bed(&self.mapping, slot).ring();
         }
     }
 }

@@ -5,7 +5,6 @@ pub(crate) mod pidfd;
 pub(crate) mod poller;
 pub(crate) mod processors;
 pub(crate) mod robust;
-pub(crate) mod semaphore;
 pub(crate) mod spawn;
 pub(crate) mod wait;
 

@@ -73,11 +73,7 @@ fn aborted_or_reset_it_is_broken_for_those_who_wait() {
         for reset in [false, true] {
             let children: Vec<_> = (0..2).map(|_| start(is_broken, (barrier.clone(),))).collect();
             poll("waiting", SOON, || barrier.waiting() == 2);
-            if reset {
-                barrier.reset().unwrap()
-            } else {
-                barrier.abort().unwrap()
-            }
+            if reset { barrier.reset() } else { barrier.abort() }.unwrap();
             assert_eq!(barrier.broken(), !reset);
             assert!(children.into_iter().all(|child| child.join().unwrap()));
             barrier.reset().unwrap();
