@@ -68,6 +68,7 @@ pub struct Guard<'a> {
     of_this_thread: PhantomData<*const ()>,
 }
 
+#[inline]
 fn take(object: &Object, until: Until) -> Result<Option<Guard<'_>>, Abandoned<Guard<'_>>> {
     let guard = || Guard { object, of_this_thread: PhantomData };
     match object.mutex().lock(until) {
@@ -99,6 +100,7 @@ fn own_deadlock() -> ! {
 }
 
 /// Whoever waits without end gets it.
+#[inline]
 fn certain<'a>(
     taken: Result<Option<Guard<'a>>, Abandoned<Guard<'a>>>,
 ) -> Result<Guard<'a>, Abandoned<Guard<'a>>> {
@@ -122,6 +124,7 @@ macro_rules! lock {
             /// Its last holder died with it; the guard is inside.
             ///
             #[doc = $again]
+            #[inline]
             pub fn acquire(&self) -> Result<Guard<'_>, Abandoned<Guard<'_>>> {
                 certain(take(&self.0, Until::Forever))
             }

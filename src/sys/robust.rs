@@ -6,6 +6,7 @@ use procession_worker::sys::life::now;
 use procession_worker::sys::memory::Mapping;
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 unsafe extern "C" {
     // glibc 2.30; the libc package does not name it.
@@ -131,19 +132,46 @@ impl<'a> Robust<'a> {
     /// Locks it.
     #[inline]
     pub(crate) fn lock(&self, until: Until) -> Locked {
+        if self.is_of_its_kind() {
+            // SAFETY: the memory is mapped, and stays so while locked (`Object` sees to that); it holds a mutex of the
+            // right kind, whose words are read as numbers until it is ours.
+            let answer = unsafe { libc::pthread_mutex_trylock(self.raw()) };
+            if answer == 0 {
+                return Locked::Free;
+            }
+            if answer != libc::EBUSY || until == Until::Now {
+                return self.other_than_free(answer, until);
+            }
+            self.spin();
+        }
+        self.lock_slowly(until)
+    }
+
+    /// A lock is mostly held for less than going to sleep takes; if others sleep already, it is not.
+    fn spin(&self) {
+        let word = self.word();
+        for _ in 0..100 {
+            let seen = word.load(Ordering::Relaxed);
+            if seen & libc::FUTEX_TID_MASK == 0 || seen & libc::FUTEX_WAITERS != 0 {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    #[cold]
+    fn lock_slowly(&self, until: Until) -> Locked {
         if !self.is_of_its_kind() {
             return self.remake(until);
         }
-        // SAFETY (all three): the memory is mapped, and stays so while locked (`Object` sees to that); it holds a mutex
-        // of the right kind, whose words are read as numbers until it is ours.
         let answer = match until {
-            // SAFETY: as above.
+            // SAFETY: as in `lock`.
             Until::Forever => unsafe { libc::pthread_mutex_lock(self.raw()) },
-            // SAFETY: as above.
+            // SAFETY: as in `lock`.
             Until::Now => unsafe { libc::pthread_mutex_trylock(self.raw()) },
             Until::Time(nanos) => {
                 let time = timespec_of(nanos);
-                // SAFETY: as above; the time is ours.
+                // SAFETY: as in `lock`; the time is ours.
                 unsafe { pthread_mutex_clocklock(self.raw(), libc::CLOCK_MONOTONIC, &raw const time) }
             }
         };
@@ -167,7 +195,7 @@ impl<'a> Robust<'a> {
 
     #[inline]
     fn is_of_its_kind(&self) -> bool {
-        let kind = self.mapping.half(self.at + KIND).load(std::sync::atomic::Ordering::Relaxed);
+        let kind = self.mapping.half(self.at + KIND).load(Ordering::Relaxed);
         kind.cast_signed() == self.kind()
     }
 
@@ -192,9 +220,13 @@ impl<'a> Robust<'a> {
 
     /// Does any thread of any process have it at this moment?
     pub(crate) fn is_locked(&self) -> bool {
-        // The first word is the futex; what it says is the kernel's protocol for robust ones.
-        let word = self.mapping.half(self.at).load(std::sync::atomic::Ordering::Relaxed);
-        word & libc::FUTEX_TID_MASK != 0
+        self.word().load(Ordering::Relaxed) & libc::FUTEX_TID_MASK != 0
+    }
+
+    /// The first word is the futex; what it says is the kernel's protocol for robust ones.
+    #[inline]
+    fn word(&self) -> &AtomicU32 {
+        self.mapping.half(self.at)
     }
 }
 

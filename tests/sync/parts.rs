@@ -24,7 +24,7 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 
 /// SIGKILL; returns when it is dead.
 pub(crate) fn slay<R>(child: &Child<R>) {
-    signal(child.pid(), Signal::SIGKILL);
+    child.kill().unwrap();
     child.wait().unwrap();
 }
 
