@@ -115,9 +115,8 @@ impl Barrier {
     }
 
     /// How many wait at this moment.
-    #[doc(alias = "n_waiting")]
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub fn n_waiting(&self) -> usize {
         usize::try_from(self.0.table().count(State::Waiting)).unwrap_or(usize::MAX)
     }
 
@@ -186,7 +185,7 @@ impl fmt::Debug for Barrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Barrier")
             .field("parties", &self.parties())
-            .field("waiting", &self.waiting())
+            .field("waiting", &self.n_waiting())
             .field("broken", &self.broken())
             .finish()
     }

@@ -172,15 +172,16 @@ impl Condition {
         self.notify(usize::MAX)
     }
 
-    fn lie_down(&self) -> Result<usize, SyncError> {
+    /// `None` if the gate was not free in time.
+    fn lie_down(&self, until: Until) -> Result<Option<usize>, SyncError> {
         let object = &*self.object;
         let party = monitor::party(object)?;
         let once = || {
-            let inside = monitor::enter_at_last(object)?;
-            notices::lie_down(inside.table(), party, &mut inside.beds())
+            let Some(inside) = monitor::enter(object, until)? else { return Ok(None) };
+            notices::lie_down(inside.table(), party, &mut inside.beds()).map(Some)
         };
         match once() {
-            Err(SyncError::TooManySleepers(_)) if monitor::bury(object, Until::Forever, true)? => once(),
+            Err(SyncError::TooManySleepers(_)) if monitor::bury(object, until, true)? => once(),
             other => other,
         }
     }
@@ -190,7 +191,7 @@ impl Condition {
         if !guard.is_of(self.lock.object()) {
             return Err(SyncError::ForeignGuard.into());
         }
-        let at = self.lie_down()?;
+        let Some(at) = self.lie_down(until)? else { return Ok(false) };
         let table = self.object.table();
         let mut notified = Ok(false);
         let abandoned = guard.suspend(|| notified = self.until_notified(at, until));

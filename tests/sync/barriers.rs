@@ -26,7 +26,7 @@ fn all_pass_together_again_and_again_each_with_a_number_of_its_own() {
     const ROUNDS: usize = 100;
     robust(MINUTE, || {
         let barrier = barrier(5);
-        assert_eq!((barrier.parties(), barrier.waiting(), barrier.broken()), (5, 0, false));
+        assert_eq!((barrier.parties(), barrier.n_waiting(), barrier.broken()), (5, 0, false));
         let children: Vec<_> = (0..3).map(|_| start(pass, (barrier.clone(), ROUNDS))).collect();
         let mut numbers: Vec<Vec<usize>> = thread::scope(|scope| {
             let threads: Vec<_> = (0..2).map(|_| scope.spawn(|| pass(barrier.clone(), ROUNDS))).collect();
@@ -52,7 +52,7 @@ fn who_runs_out_of_time_breaks_it_until_it_is_reset() {
     robust(MINUTE, || {
         let barrier = barrier(3);
         let child = start(is_broken, (barrier.clone(),));
-        poll("waiting", SOON, || barrier.waiting() == 1);
+        poll("waiting", SOON, || barrier.n_waiting() == 1);
         let begin = Instant::now();
         assert_eq!(barrier.wait_timeout(Duration::from_millis(30)), Err(BarrierError::Broken));
         assert!(begin.elapsed() >= Duration::from_millis(30));
@@ -72,7 +72,7 @@ fn aborted_or_reset_it_is_broken_for_those_who_wait() {
         let barrier = barrier(3);
         for reset in [false, true] {
             let children: Vec<_> = (0..2).map(|_| start(is_broken, (barrier.clone(),))).collect();
-            poll("waiting", SOON, || barrier.waiting() == 2);
+            poll("waiting", SOON, || barrier.n_waiting() == 2);
             if reset { barrier.reset() } else { barrier.abort() }.unwrap();
             assert_eq!(barrier.broken(), !reset);
             assert!(children.into_iter().all(|child| child.join().unwrap()));
@@ -88,16 +88,16 @@ fn a_party_killed_while_it_waits_breaks_it_for_those_before_and_after_it() {
         thread::scope(|scope| {
             let before = start(is_broken, (barrier.clone(),));
             let here = scope.spawn(|| is_broken(barrier.clone()));
-            poll("waiting", SOON, || barrier.waiting() == 2);
+            poll("waiting", SOON, || barrier.n_waiting() == 2);
             let victim = start(is_broken, (barrier.clone(),));
-            poll("waiting", SOON, || barrier.waiting() == 3);
+            poll("waiting", SOON, || barrier.n_waiting() == 3);
             slay(&victim);
             assert!(here.join().unwrap() && before.join().unwrap() && barrier.broken());
         });
         barrier.reset().unwrap();
         // One that nobody was there to see die.
         let victim = start(is_broken, (barrier.clone(),));
-        poll("waiting", SOON, || barrier.waiting() == 1);
+        poll("waiting", SOON, || barrier.n_waiting() == 1);
         slay(&victim);
         assert_eq!(barrier.wait_timeout(SOON), Err(BarrierError::Broken));
     });
@@ -108,7 +108,7 @@ fn a_stopped_party_holds_nobody_up_who_has_a_deadline() {
     robust(MINUTE, || {
         let barrier = barrier(2);
         let child = start(is_broken, (barrier.clone(),));
-        poll("waiting", SOON, || barrier.waiting() == 1);
+        poll("waiting", SOON, || barrier.n_waiting() == 1);
         signal(child.pid(), Signal::SIGSTOP);
         // It has come, so the barrier opens.
         assert_eq!(barrier.wait().unwrap().index(), 1);

@@ -91,6 +91,37 @@ fn wait_in_a_storm(ready: Event, flag: Event, limit: Duration) -> (bool, Duratio
     (flag.wait_timeout(limit), begin.elapsed())
 }
 
+static HANDLED: std::sync::OnceLock<Event> = std::sync::OnceLock::new();
+
+/// Waits for an event that only its own handler sets.
+#[allow(unsafe_code, reason = "a signal's handler is installed")]
+fn wait_for_a_handler(ready: Event) -> bool {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+    extern "C" fn set(_: i32) {
+        HANDLED.get().unwrap().set();
+    }
+    let event = HANDLED.get_or_init(|| Event::new().unwrap());
+    let action = SigAction::new(SigHandler::Handler(set), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler makes one system call.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    ready.set();
+    event.wait_timeout(SOON)
+}
+
+#[test]
+fn a_handler_that_interrupts_a_wait_may_set_the_event() {
+    robust(MINUTE, || {
+        for _ in 0..20 {
+            let ready = Event::new().unwrap();
+            let child = start(wait_for_a_handler, (ready.clone(),));
+            ready.wait();
+            thread::sleep(Duration::from_micros(random(2_000)));
+            signal(child.pid(), Signal::SIGUSR1);
+            assert!(child.join().unwrap());
+        }
+    });
+}
+
 #[test]
 fn ten_thousand_signals_a_second_neither_end_a_wait_nor_stretch_it() {
     robust(MINUTE, || {

@@ -78,7 +78,7 @@ fn spoiled_monitors_end_in_answers() {
             if let Ok(Some(mut guard)) = condition.acquire_timeout(MOMENT) {
                 let _ = condition.wait_timeout(&mut guard, MOMENT);
             }
-            let _ = (barrier.wait_timeout(MOMENT), barrier.waiting(), barrier.broken());
+            let _ = (barrier.wait_timeout(MOMENT), barrier.n_waiting(), barrier.broken());
             let _ = (barrier.reset(), barrier.wait_timeout(MOMENT), barrier.abort());
         }
     });

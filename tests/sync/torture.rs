@@ -124,12 +124,12 @@ fn a_condition_goes_on_whoever_is_killed() {
             assert!(begin.elapsed() < SOON, "wedged");
         }
         crew.end();
-        // What a death has left does not wake or hold up those who come after it.
+        // Nor does what a death has left hold up those who come after it; one of them may wake for nothing.
         thread::scope(|scope| {
             let mut guard = condition.acquire().unwrap_or_else(Abandoned::into_inner);
             scope.spawn(|| {
                 let _guard = condition.acquire().unwrap();
-                assert!(condition.notify_all().unwrap() >= 1);
+                condition.notify_all().unwrap();
             });
             condition.wait(&mut guard).unwrap();
         });
@@ -159,7 +159,7 @@ fn a_barrier_opens_or_breaks_whoever_is_killed() {
         }
         crew.end();
         assert_eq!(barrier.wait_timeout(Duration::from_millis(1)), Err(BarrierError::Broken));
-        assert_eq!(barrier.waiting(), 0);
+        assert_eq!(barrier.n_waiting(), 0);
     });
 }
 
