@@ -145,7 +145,9 @@ pub(super) fn leave(object: &Object) {
 
 /// Watches all others, and sees to those who are dead; were there any? `ask`: do not rely on having been told.
 pub(super) fn bury(object: &Object, until: Until, ask: bool) -> Result<bool, SyncError> {
-    let dead = object.ward.watch(object.table(), ask)?;
+    let mut dead = object.ward.watch(object.table(), ask)?;
+    // Others hear of it at the same time; who comes late need not crowd the gate.
+    dead.retain(|&(party, identity)| object.table().is(party, identity));
     if dead.is_empty() {
         return Ok(false);
     }

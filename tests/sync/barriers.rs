@@ -1,6 +1,6 @@
 //! Barrier.
 
-use crate::parts::{MINUTE, SOON, signal, slay, start};
+use crate::parts::{MINUTE, SOON, signal, slay, start, until_asleep};
 use crate::support::{poll, robust};
 use nix::sys::signal::Signal;
 use procession::{Barrier, BarrierError};
@@ -109,6 +109,7 @@ fn a_stopped_party_holds_nobody_up_who_has_a_deadline() {
         let barrier = barrier(2);
         let child = start(is_broken, (barrier.clone(),));
         poll("waiting", SOON, || barrier.n_waiting() == 1);
+        until_asleep(child.pid(), child.pid());
         signal(child.pid(), Signal::SIGSTOP);
         // It has come, so the barrier opens.
         assert_eq!(barrier.wait().unwrap().index(), 1);

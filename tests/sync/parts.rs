@@ -18,8 +18,9 @@ where
     Process::new(f, args).start().unwrap()
 }
 
+/// Who has ended by itself needs none.
 pub(crate) fn signal(pid: u32, signal: Signal) {
-    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal);
 }
 
 /// SIGKILL; returns when it is dead.
@@ -43,4 +44,24 @@ pub(crate) fn hold(lock: Lock, held: Event) {
     let _guard = lock.acquire().unwrap_or_else(Abandoned::into_inner);
     held.set();
     procession::drill::hang();
+}
+
+/// Until a thread of any process, of which it is known that it is about to wait for nothing else, sleeps.
+pub(crate) fn until_asleep(pid: u32, thread: u32) {
+    let path = format!("/proc/{pid}/task/{thread}/stat");
+    let sleeps = || {
+        let stat = std::fs::read_to_string(&path).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    };
+    crate::support::poll("asleep", SOON, || {
+        sleeps() && {
+            std::thread::sleep(Duration::from_millis(1));
+            sleeps()
+        }
+    });
+}
+
+/// The calling thread's number.
+pub(crate) fn this_thread() -> u32 {
+    nix::unistd::gettid().as_raw().unsigned_abs()
 }

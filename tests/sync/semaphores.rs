@@ -1,6 +1,6 @@
 //! Semaphore and BoundedSemaphore.
 
-use crate::parts::{MINUTE, SOON, signal, slay, start};
+use crate::parts::{MINUTE, SOON, signal, slay, start, this_thread, until_asleep};
 use crate::support::robust;
 use nix::sys::signal::Signal;
 use procession::{AcquireError, BoundedSemaphore, Event, Permit, Semaphore, SyncError};
@@ -68,11 +68,13 @@ fn first_come_first_served() {
             let first = semaphore.acquire().unwrap();
             for n in 0..10 {
                 let (semaphore, served) = (&semaphore, &served);
+                let (tell, told) = std::sync::mpsc::channel();
                 scope.spawn(move || {
+                    tell.send(this_thread()).unwrap();
                     let _permit = semaphore.acquire().unwrap();
                     served.lock().unwrap().push(n);
                 });
-                thread::sleep(Duration::from_millis(20));
+                until_asleep(std::process::id(), told.recv().unwrap());
             }
             drop(first);
         });
@@ -125,25 +127,39 @@ fn waiters_that_are_killed_or_stopped_cost_nobody_his_turn() {
     robust(MINUTE, || {
         let (semaphore, held) = (Semaphore::new(1).unwrap(), Event::new().unwrap());
         let first = semaphore.acquire().unwrap();
-        let killed = start(take, (semaphore.clone(), held.clone()));
-        let stopped = start(take, (semaphore.clone(), held.clone()));
+        let in_line = || {
+            let ready = Event::new().unwrap();
+            let child = start(line_up, (semaphore.clone(), ready.clone(), held.clone()));
+            ready.wait();
+            until_asleep(child.pid(), child.pid());
+            child
+        };
+        let (killed, stopped) = (in_line(), in_line());
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
-                thread::sleep(Duration::from_millis(100));
-                drop(semaphore.acquire_timeout(SOON).or_else(AcquireError::into_some).unwrap().unwrap());
+            let (tell, told) = std::sync::mpsc::channel();
+            let semaphore = &semaphore;
+            let waiter = scope.spawn(move || {
+                tell.send(this_thread()).unwrap();
+                semaphore.acquire_timeout(SOON).or_else(AcquireError::into_some).unwrap().is_some()
             });
-            thread::sleep(Duration::from_millis(200));
-            slay(&killed);
+            until_asleep(std::process::id(), told.recv().unwrap());
+            // Before there is a death to see to: who is stopped in the gate holds up everybody, as the README says.
             signal(stopped.pid(), Signal::SIGSTOP);
+            slay(&killed);
             drop(first);
             // The stopped one is slow, not dead: the permit is its own until it is.
             thread::sleep(Duration::from_millis(50));
             assert!(!waiter.is_finished());
             slay(&stopped);
-            waiter.join().unwrap();
+            assert!(waiter.join().unwrap());
         });
         assert!(!held.is_set());
     });
+}
+
+fn line_up(semaphore: Semaphore, ready: Event, held: Event) {
+    ready.set();
+    take(semaphore, held);
 }
 
 trait IntoSome<'a> {
