@@ -129,15 +129,15 @@ impl Barrier {
     fn come(&self, until: Until) -> Result<Came, BarrierError> {
         let object = &*self.0;
         let party = monitor::party(object)?;
-        let once = || match monitor::enter(object, until)? {
-            Some(inside) => turns::come(inside.table(), party, &mut inside.beds()),
+        let once = |sure| match monitor::enter(object, until)? {
+            Some(inside) => turns::come(inside.table(), party, sure, &mut inside.beds()),
             None => Err(BarrierError::Broken),
         };
-        match once() {
-            Err(BarrierError::Failed(SyncError::TooManySleepers(_)))
-                if monitor::bury(object, until, true)? =>
-            {
-                once()
+        match once(false) {
+            // Those who wait may have died with nobody there to see it; and the dead may fill the table.
+            Ok(Came::Unsure) | Err(BarrierError::Failed(SyncError::TooManySleepers(_))) => {
+                monitor::bury(object, until, true)?;
+                once(true)
             }
             other => other,
         }
@@ -147,6 +147,7 @@ impl Barrier {
         let (before, at) = match self.come(until)? {
             Came::Last(before) => return Ok(passage(before)),
             Came::Early(before, at) => (before, at),
+            Came::Unsure => return Err(SyncError::Spoiled.into()),
         };
         let table = self.0.table();
         let mut failed = None;

@@ -247,12 +247,12 @@ proptest! {
         let mut early = Vec::new();
         for n in 0..parties - 1 {
             let party = u16::try_from(n).unwrap() % PARTIES;
-            match turns::come(table, party, &mut bells).unwrap() {
+            match turns::come(table, party, true, &mut bells).unwrap() {
                 turns::Came::Early(before, at) => {
                     prop_assert_eq!(before, n);
                     early.push((party, at));
                 }
-                turns::Came::Last(_) => prop_assert!(false, "too early"),
+                _ => prop_assert!(false, "too early"),
             }
         }
         let late = late.and_then(|late| early.get(late).copied());
@@ -266,7 +266,7 @@ proptest! {
             turns::purge(table, dead, &mut bells);
         }
         let fails = late.is_some() || early.iter().any(|(party, _)| Some(*party) == dead);
-        let came = crash::after(killed_after.unwrap_or(u32::MAX), || turns::come(table, 3, &mut bells));
+        let came = crash::after(killed_after.unwrap_or(u32::MAX), || turns::come(table, 3, true, &mut bells));
         match &came {
             Some(came) => prop_assert_eq!(came.is_err(), fails),
             None => {
@@ -308,7 +308,7 @@ proptest! {
         permits::mend(table, &mut bells);
         notices::mend(table, &mut bells);
         notices::purge(table, 1, &mut bells);
-        let _ = turns::come(table, 1, &mut bells);
+        let _ = turns::come(table, 1, true, &mut bells);
         turns::purge(table, 1, &mut bells);
         turns::reset(table, &mut bells);
     }

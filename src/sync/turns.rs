@@ -18,20 +18,30 @@ pub(super) enum Came {
     Last(u64),
     /// To wait, there.
     Early(u64, usize),
+    /// To make sure that those who wait live, and to come again: it would be the last.
+    Unsure,
 }
 
 pub(super) fn is_broken(table: Table<'_>) -> bool {
     table.value() == BROKEN
 }
 
-/// A party has come.
-pub(super) fn come(table: Table<'_>, party: u16, beds: &mut impl Beds) -> Result<Came, BarrierError> {
+/// A party has come; `sure`: that those who wait live.
+pub(super) fn come(
+    table: Table<'_>,
+    party: u16,
+    sure: bool,
+    beds: &mut impl Beds,
+) -> Result<Came, BarrierError> {
     mend(table, beds);
     if is_broken(table) {
         return Err(BarrierError::Broken);
     }
     let before = table.count(State::Waiting);
     if before + 1 >= table.limit() {
+        if !sure {
+            return Ok(Came::Unsure);
+        }
         table.set_value(PASSING);
         finish(table, beds);
         return Ok(Came::Last(before));

@@ -142,21 +142,37 @@ impl<'a> Robust<'a> {
             if answer != libc::EBUSY || until == Until::Now {
                 return self.other_than_free(answer, until);
             }
-            self.spin();
+            for pauses in [8, 16, 32, 64] {
+                if !self.spin(pauses) {
+                    break;
+                }
+                // SAFETY: as above.
+                match unsafe { libc::pthread_mutex_trylock(self.raw()) } {
+                    0 => return Locked::Free,
+                    libc::EBUSY => {}
+                    other => return self.other_than_free(other, until),
+                }
+            }
         }
         self.lock_slowly(until)
     }
 
-    /// A lock is mostly held for less than going to sleep takes; if others sleep already, it is not.
-    fn spin(&self) {
-        let word = self.word();
-        for _ in 0..100 {
-            let seen = word.load(Ordering::Relaxed);
-            if seen & libc::FUTEX_TID_MASK == 0 || seen & libc::FUTEX_WAITERS != 0 {
-                return;
+    /// A lock is mostly held for less than going to sleep takes: true if it was let go; if others sleep already, it is not
+    /// worth while. The pauses leave its memory to whoever has it.
+    fn spin(&self, pauses: u32) -> bool {
+        for _ in 0..8 {
+            for _ in 0..pauses {
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
+            let seen = self.word().load(Ordering::Relaxed);
+            if seen & libc::FUTEX_TID_MASK == 0 {
+                return true;
+            }
+            if seen & libc::FUTEX_WAITERS != 0 {
+                return false;
+            }
         }
+        false
     }
 
     #[cold]

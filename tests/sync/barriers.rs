@@ -100,6 +100,13 @@ fn a_party_killed_while_it_waits_breaks_it_for_those_before_and_after_it() {
         poll("waiting", SOON, || barrier.n_waiting() == 1);
         slay(&victim);
         assert_eq!(barrier.wait_timeout(SOON), Err(BarrierError::Broken));
+        barrier.reset().unwrap();
+        // Nor do the dead help to open it.
+        let victims: Vec<_> = (0..3).map(|_| start(is_broken, (barrier.clone(),))).collect();
+        poll("waiting", SOON, || barrier.n_waiting() == 3);
+        victims.iter().for_each(|victim| signal(victim.pid(), Signal::SIGKILL));
+        victims.iter().for_each(slay);
+        assert_eq!(barrier.wait(), Err(BarrierError::Broken));
     });
 }
 
