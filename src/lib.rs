@@ -13,6 +13,7 @@ mod process;
 mod queue;
 mod reactor;
 mod supervisor;
+mod sync;
 mod sys;
 
 pub use actor::{Actor, ActorBuilder, Dict, List, Namespace};
@@ -32,3 +33,7 @@ pub use procession_worker::current::{Current, Parent, current_process};
 pub use procession_worker::drill;
 pub use procession_worker::{Bytes, Method, Plain, Task, init, plain};
 pub use queue::{GetError, Lease, PutError, Queue, QueueBuilder};
+pub use sync::{
+    Abandoned, AcquireError, Barrier, BarrierError, BoundedSemaphore, Condition, Event, Guard, Lock, Passage,
+    Permit, RLock, Semaphore, SyncError,
+};

@@ -320,7 +320,15 @@ fn unsafe_stays_in_the_cellars() {
 
 #[test]
 fn protocols_and_state_machines_have_their_picture_beside_them() {
-    for dir in ["worker/src/wire", "worker/src/ipc", "src/actor", "src/connection", "src/pool"] {
+    for dir in [
+        "worker/src/wire",
+        "worker/src/ipc",
+        "src/actor",
+        "src/connection",
+        "src/pool",
+        "src/queue",
+        "src/sync",
+    ] {
         let readme = root().join(dir).join("README.md");
         let text = std::fs::read_to_string(&readme).unwrap_or_default();
         assert!(text.lines().count() > 10, "{dir}/README.md says how it works");

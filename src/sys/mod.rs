@@ -1,12 +1,14 @@
 //! The parent's cellar: all `unsafe` of this crate and its raw system calls. Each block names the invariant it rests on.
 
+pub(crate) mod futex;
 pub(crate) mod pidfd;
 pub(crate) mod poller;
 pub(crate) mod processors;
+pub(crate) mod robust;
 pub(crate) mod spawn;
 pub(crate) mod wait;
 
 pub(crate) use libc::{
-    EAGAIN, ECHILD, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ETOOMANYREFS, SIGABRT, SIGINT, SIGKILL,
-    SIGSEGV, SIGTERM,
+    EAGAIN, ECHILD, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ESRCH, ETOOMANYREFS, SIGABRT, SIGINT,
+    SIGKILL, SIGSEGV, SIGTERM,
 };

@@ -103,6 +103,14 @@ impl PidFd {
     }
 }
 
+/// Opens any process, to be told of its end and for nothing else.
+///
+/// # Errors
+/// ESRCH: there is none of that number. EMFILE, ENFILE, ENOMEM.
+pub(crate) fn open_stranger(pid: u32) -> io::Result<OwnedFd> {
+    PidFd::try_open(pid).map(|process| process.fd)
+}
+
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

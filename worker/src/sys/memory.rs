@@ -133,6 +133,13 @@ impl Mapping {
         unsafe { self.at(at, 4).cast().as_ref() }
     }
 
+    /// Where byte `at` lies, with `len` bytes of the mapping from there on: for what the C library keeps in it.
+    #[inline]
+    #[must_use]
+    pub fn place(&self, at: usize, len: usize) -> NonNull<u8> {
+        self.at(at, len)
+    }
+
     /// Copies `bytes` to byte `at`.
     #[inline]
     pub fn write(&self, at: usize, bytes: &[u8]) {
