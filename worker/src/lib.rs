@@ -17,6 +17,7 @@ pub mod current;
 pub mod drill;
 pub mod entry;
 pub mod ipc;
+pub mod keeper;
 pub mod outlet;
 pub mod panic;
 pub mod serve;

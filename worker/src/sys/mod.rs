@@ -1,6 +1,7 @@
 //! The child's cellar: all `unsafe` of this crate and its raw system calls. Each block names the invariant it rests on.
 
 pub mod drill;
+pub mod exec;
 pub mod fd;
 pub mod image;
 pub mod life;
@@ -9,3 +10,5 @@ pub mod socket;
 pub mod start;
 
 pub use libc::{EAGAIN, ECONNRESET, EMFILE, ENFILE, EPIPE};
+pub mod tree;
+pub mod vigil;

@@ -34,6 +34,11 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[RawFd], wait: bool) -> io::R
     }
 }
 
+/// Says no more: the peer finds the end behind what was sent.
+pub fn end(socket: impl AsFd) {
+    let _ = nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write);
+}
+
 /// What came of a look into a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
