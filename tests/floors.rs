@@ -24,18 +24,18 @@ const HOUSES: [House; 2] = [
             &["control"],
             &["pool"],
             &["supervisor"],
-            &["process"],
+            &["process", "keeper", "program"],
             &["reactor"],
             &["sys"],
         ],
-        everywhere: &["error", "exit", "Exit", "cpu", "cpu_count", "cpu_limit"],
+        everywhere: &["error", "exit", "Exit", "cause", "cpu", "cpu_count", "cpu_limit"],
         // Words that all floors share; what they say of signals and processors is theirs to look up.
-        exempt: &["lib.rs", "error.rs", "exit.rs", "cpu.rs"],
+        exempt: &["lib.rs", "error.rs", "exit.rs", "cause.rs", "cpu.rs"],
     },
     House {
         source: "worker/src",
         floors: &[
-            &["entry", "serve", "chunk", "outlet", "task", "panic", "current", "drill", "bytes"],
+            &["entry", "keeper", "serve", "chunk", "outlet", "task", "panic", "current", "drill", "bytes"],
             &["ipc", "wire"],
             &["sys"],
         ],
@@ -312,7 +312,7 @@ fn unsafe_stays_in_the_cellars() {
 
 #[test]
 fn protocols_and_state_machines_have_their_picture_beside_them() {
-    for dir in ["worker/src/wire", "worker/src/ipc", "src/pool"] {
+    for dir in ["worker/src/wire", "worker/src/ipc", "worker/src/keeper", "src/pool"] {
         let readme = root().join(dir).join("README.md");
         let text = std::fs::read_to_string(&readme).unwrap_or_default();
         assert!(text.lines().count() > 10, "{dir}/README.md says how it works");

@@ -60,8 +60,8 @@ impl Ended {
         self.usage
     }
 
-    /// How many orphans it left behind when it ended. They were killed, with everything below them; unless it was being
-    /// stopped, then they had the rest of the time to end by themselves.
+    /// How many orphans it left behind when it ended; 0 if it was killed. They were killed, with everything below them;
+    /// unless it was being stopped, then they had the rest of the time to end by themselves.
     #[must_use]
     pub const fn leaked(&self) -> u32 {
         self.leaked
@@ -84,7 +84,8 @@ pub(super) fn verdict(
 ) -> (Cause, Exit) {
     let (system, core) = System::from_status(status);
     let [_, cpu_time, _, file_size, _] = limits;
-    let used_up = |seconds: &u64| usage.user + usage.sys >= Duration::from_secs(*seconds);
+    // The limit counts what the scheduler counts; the usage is less exact, by a tenth or so.
+    let used_up = |seconds: &u64| 4 * (usage.user + usage.sys) >= 3 * Duration::from_secs(*seconds);
     let cause = match system {
         System::Killed(SIGXCPU) if cpu_time.is_some() => Cause::CpuTime,
         System::Killed(SIGXFSZ) if file_size.is_some() => Cause::FileSize,
@@ -206,7 +207,9 @@ impl Cell {
             return;
         }
         let (cause, exit) = verdict(status, usage, &self.limits, life.wishes);
-        let ended = Ended { cause, exit: Some(exit), usage, leaked: left };
+        // What we have killed at the same time did not leak.
+        let leaked = if life.wishes.kill { 0 } else { left };
+        let ended = Ended { cause, exit: Some(exit), usage, leaked };
         if left > 0 {
             life.phase = Phase::Lingering(ended);
         } else {

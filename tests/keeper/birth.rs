@@ -103,7 +103,7 @@ fn a_program_is_found_as_shells_find_it() {
         );
         assert_eq!(
             said(&keeper, Program::new("./plain").current_dir(dir.path().join("second"))),
-            "plain ./plain \n"
+            "plain ./plain\n"
         );
         let denied = keeper.start(Program::new("tool").env("PATH", path(&["first", "nowhere"]))).unwrap_err();
         assert_eq!(denied.cause(), Cause::Spawn { stage: Stage::Exec, errno: libc::EACCES });

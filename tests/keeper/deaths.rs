@@ -145,6 +145,61 @@ fn nothing_survives_a_keeper_that_is_killed_and_all_are_told() {
     });
 }
 
+/// The limit of processes does not hold for root, so this owner is somebody else.
+const FEW: &str = "PROCESSION_DRILL_FEW";
+
+/// No test by itself: the program that the next one starts.
+#[test]
+fn an_owner_of_few_processes() {
+    if std::env::var_os(FEW).is_none() {
+        return;
+    }
+    let keeper = Keeper::new().unwrap();
+    let mut running = Vec::new();
+    let start = || keeper.start(Program::new("sleep").arg("1000"));
+    let error = loop {
+        match start() {
+            Ok(one) => running.push(one),
+            Err(error) => break error,
+        }
+        assert!(running.len() < 100, "there is no limit");
+    };
+    assert_eq!(error.cause(), Cause::Spawn { stage: Stage::Process, errno: libc::EAGAIN });
+    assert!(error.is_temporary() && error.to_string().contains("ulimit -u"), "{error}");
+    // One goes, and the next attempt or the one after it finds room.
+    running[0].begin_stop(libc::SIGTERM).unwrap();
+    running.push(start().unwrap());
+    println!("\nfew {}", running.len());
+}
+
+#[test]
+fn too_few_processes_is_tried_again_and_then_told() {
+    use std::os::unix::process::CommandExt;
+    if !nix::unistd::getuid().is_root() {
+        return;
+    }
+    robust(MINUTE, || {
+        // Where nobody else may read it, it could not be executed.
+        let dir = tempfile::tempdir().unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        let copy = dir.path().join("owner");
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -u 20 2>/dev/null || ulimit -p 20; exec \"$0\" --exact deaths::an_owner_of_few_processes --nocapture"])
+            .arg(&copy)
+            .env(FEW, "1")
+            .env_remove("NEXTEST")
+            .current_dir(dir.path())
+            .uid(54_321)
+            .gid(54_321)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("few "), "{said}\n{output:?}");
+    });
+}
+
 /// A number from the clock: no two runs kill at the same moments.
 fn some(below: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

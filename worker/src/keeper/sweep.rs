@@ -60,7 +60,7 @@ fn climb(pid: u32, process: &OwnedFd, depth: u32, visit: &mut impl FnMut(u32, &O
         let Ok(opened) = tree::open(child) else { continue };
         // Its number may have become another's between the two lines above. It is the one if it is a child of a process
         // that has kept its own number.
-        if tree::parent(child) == Some(pid) && tree::signal(process, 0).is_ok() {
+        if tree::parent(child) == Some(pid) && tree::is_there(process) {
             climb(child, &opened, depth + 1, visit);
         }
     }

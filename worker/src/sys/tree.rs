@@ -20,7 +20,13 @@ pub fn open(pid: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Signals a process; 0 only asks whether it is there, dead or alive, and not yet waited for.
+/// Is this process there, dead or alive, and not yet waited for? Then nobody else has its number.
+#[must_use]
+pub fn is_there(process: &OwnedFd) -> bool {
+    signal(process, 0).err().and_then(|error| error.raw_os_error()) != Some(libc::ESRCH)
+}
+
+/// Signals a process.
 ///
 /// # Errors
 /// ESRCH when it is not there any more; EPERM.
