@@ -109,7 +109,9 @@ fn program_two_by_callback(bench: &Bench) -> Outcome {
             if started < TASKS && started - ended < 2 {
                 let running = keeper.start(Program::new("/bin/true"))?;
                 let send = send.clone();
-                running.on_end(move |ended| drop(send.send(ended.cause())));
+                running.on_end(move |ended| {
+                    let _ = send.send(ended.cause());
+                });
                 running.detach();
                 started += 1;
             } else {

@@ -29,13 +29,12 @@ fn an_owner() {
     let Ok(count) = std::env::var(OWNER) else { return };
     let keeper = ManuallyDrop::new(Keeper::new().unwrap());
     println!("\nkeeper {}", keeper.pid());
-    let mut families: Vec<ManuallyDrop<Running>> = Vec::new();
+    let mut families = ManuallyDrop::new(Vec::new());
     for _ in 0..count.parse::<usize>().unwrap() {
         let mut running = keeper.start(family(1, "trap '' TERM HUP; sleep 1000; :")).unwrap();
         let (pids, rest) = daemons(&mut running, 1);
-        std::mem::forget(rest);
         println!("pids {} {}", running.pid(), pids[0]);
-        families.push(ManuallyDrop::new(running));
+        families.push((running, rest));
     }
     println!("done");
     loop {
@@ -203,7 +202,7 @@ fn too_few_processes_is_tried_again_and_then_told() {
 /// A number from the clock: no two runs kill at the same moments.
 fn some(below: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    u64::from(now.subsec_nanos()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33 & 0x7fff_ffff % below.max(1)
+    (u64::from(now.subsec_nanos()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % below
 }
 
 #[test]
