@@ -246,7 +246,9 @@ mod tests {
                     self.running.insert(id, self.next);
                 }
                 (2, _) => self.ledger.failed(u64::from(self.next), Stage::Exec, 2),
-                (3, Some((id, _))) => drop(self.orphans.insert(self.next, (which % 5 != 0).then_some(id))),
+                (3, Some((id, _))) => {
+                    drop(self.orphans.insert(self.next, (!which.is_multiple_of(5)).then_some(id)))
+                }
                 (4, Some((id, pid))) => {
                     self.running.remove(&id);
                     self.ledger.died(pid, 0, Usage::default());

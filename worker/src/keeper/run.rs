@@ -5,7 +5,7 @@ use super::protocol::{ASK, Ask, Reply, STRINGS, Stage, Start, Strings};
 use super::sweep;
 use crate::sys::exec::{Image, Launcher};
 use crate::sys::tree::{self, OwnChildren};
-use crate::sys::{socket, vigil};
+use crate::sys::{E2BIG, EEXIST, EINVAL, EMFILE, SIGCONT, socket, vigil};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -17,11 +17,6 @@ const AT_ONCE: usize = 8;
 const UNSAID: usize = 1024;
 /// Marks differ in so many bits within one keeper.
 const MARKS: u64 = 1 << 32;
-
-const EINVAL: i32 = 22;
-const EMFILE: i32 = 24;
-const E2BIG: i32 = 7;
-const EEXIST: i32 = 17;
 
 /// The owner is gone, or makes no sense: the end of everything here.
 struct Over;
@@ -93,7 +88,7 @@ impl Keeper {
                 let members = self.members(id);
                 self.ledger.stop(id);
                 sweep::signal(&members, number);
-                sweep::signal(&members, sweep::CONT);
+                sweep::signal(&members, SIGCONT);
             }
             Ask::Kill(id) => {
                 self.ledger.kill(id);

@@ -1,12 +1,8 @@
 //! Reaching all of a tree whose members may fork, exit and move meanwhile.
 
-use crate::sys::tree;
+use crate::sys::{SIGKILL, SIGSTOP, tree};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-
-pub(super) const KILL: i32 = 9;
-pub(super) const CONT: i32 = 18;
-const STOP: i32 = 19;
 
 /// How deep a walk goes. What lies deeper comes up when what is above it has died.
 const DEEPEST: u32 = 64;
@@ -28,17 +24,17 @@ pub(super) fn fell(roots: &[u32]) {
         let before = frozen.len();
         walk(roots, &mut |pid, process| {
             if frozen.insert(pid) {
-                let _ = tree::signal(process, STOP);
+                let _ = tree::signal(process, SIGSTOP);
             }
         });
         if frozen.len() == before {
             break;
         }
     }
-    signal(roots, KILL);
+    signal(roots, SIGKILL);
     // Where there was no descriptor to be had to walk with.
     for &root in roots {
-        tree::signal_child(root, KILL);
+        tree::signal_child(root, SIGKILL);
     }
 }
 

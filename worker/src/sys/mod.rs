@@ -8,7 +8,7 @@ pub mod life;
 pub mod memory;
 pub mod socket;
 pub mod start;
-
-pub use libc::{EAGAIN, ECONNRESET, EMFILE, ENFILE, EPIPE};
 pub mod tree;
 pub mod vigil;
+
+pub use libc::{E2BIG, EAGAIN, ECONNRESET, EEXIST, EINVAL, EMFILE, ENFILE, EPIPE, SIGCONT, SIGKILL, SIGSTOP};
