@@ -369,10 +369,15 @@ impl Link {
         let deadline = Instant::now().checked_add(limit);
         self.book().closing = true;
         socket::end(&self.socket);
-        let [ended] = wait::ready([(self.process.as_fd(), false)], deadline);
+        let half = Instant::now().checked_add(limit / 2);
+        let [mut ended] = wait::ready([(self.process.as_fd(), false)], half);
+        while !ended && half.is_some_and(|half| Instant::now() < half) {
+            [ended] = wait::ready([(self.process.as_fd(), false)], half);
+        }
         if !ended {
             // Stopped, or stuck: its programs die with it, and what they have started is found by its marks.
             let _ = self.process.signal(SIGKILL);
+            wait::ready([(self.process.as_fd(), false)], deadline);
         }
         self.listen();
         let mut book = self.book();

@@ -175,6 +175,38 @@ fn an_obedient_tree_stops_in_time_and_a_stubborn_one_after_it() {
     });
 }
 
+/// Those who execute a file of this name.
+fn running_from(path: &std::path::Path) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let name = path.to_str().unwrap();
+    let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(name)).count()
+}
+
+#[test]
+fn a_chain_of_processes_that_each_live_a_moment_is_caught() {
+    robust(MINUTE, || {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hopper");
+        std::fs::write(&path, "#!/bin/sh\nsetsid \"$0\" &\n").unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let keeper = Keeper::new().unwrap();
+        // It ends, and its chain is a leak.
+        let ended = keeper.start(Program::new(&path)).unwrap().wait().unwrap();
+        assert_eq!((ended.cause(), running_from(&path)), (Cause::Ok, 0));
+        // It goes on, and is killed; and another, until its keeper goes.
+        let script = format!("{0} & {0} & sleep 1000; :", path.display());
+        let killed = keeper.start(shell(&script)).unwrap();
+        let dropped = keeper.start(shell(&script)).unwrap();
+        thread::sleep(Duration::from_millis(20));
+        killed.kill().unwrap();
+        assert_eq!(killed.wait().unwrap().cause(), Cause::Killed);
+        dropped.detach();
+        drop(keeper);
+        assert_eq!(running_from(&path), 0);
+    });
+}
+
 #[test]
 fn a_leader_that_obeys_does_not_save_its_stubborn_grandchild() {
     // process-compose #520, circus #1044, rush #66.

@@ -131,34 +131,37 @@ impl<F> Ledger<F> {
         leader.map(|program| program.pid).into_iter().chain(orphans.map(|stray| stray.pid)).collect()
     }
 
-    /// Judges the orphans, all there are: who is to be killed. Says who has ended, and of whom nothing is left.
-    ///
-    /// An orphan without a mark may be anybody's, so it lives as long as any program does.
-    pub fn settle(&mut self, strays: &[Stray]) -> Vec<u32> {
+    /// Looks at the orphans, all there are, and says who has ended, and of whom nothing is left. True if somebody is
+    /// [doomed](Self::doomed).
+    pub fn settle(&mut self, strays: &[Stray]) -> bool {
         self.unsettled = false;
-        let mut doomed = Vec::new();
         let unsaid = &mut self.unsaid;
         self.programs.retain(|&id, program| {
             let Some((status, usage)) = program.end else { return true };
-            let mine = || strays.iter().filter(|stray| stray.of == Some(id)).map(|stray| stray.pid);
-            let left = u32::try_from(mine().count()).unwrap_or(u32::MAX);
+            let left = strays.iter().filter(|stray| stray.of == Some(id)).count();
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
             if !program.told {
                 unsaid.push_back((Reply::Exited { id, status, usage, left }, None));
             } else if left == 0 {
                 unsaid.push_back((Reply::Gone { id }, None));
             }
             program.told = true;
-            if program.mood == Mood::Strict {
-                doomed.extend(mine());
-            }
             left > 0
         });
-        let nobodys = |stray: &&Stray| match stray.of {
-            Some(id) => !self.programs.contains_key(&id),
+        !self.doomed(strays).is_empty()
+    }
+
+    /// Which of the orphans are to be killed: those of programs that have ended and were not asked to stop.
+    ///
+    /// One without a mark may be anybody's, so it lives as long as any program does.
+    #[must_use]
+    pub fn doomed(&self, strays: &[Stray]) -> Vec<u32> {
+        let is_doomed = |stray: &&Stray| match stray.of.map(|id| self.programs.get(&id)) {
+            Some(Some(program)) => program.end.is_some() && program.mood == Mood::Strict,
+            Some(None) => true,
             None => self.programs.is_empty(),
         };
-        doomed.extend(strays.iter().filter(nobodys).map(|stray| stray.pid));
-        doomed
+        strays.iter().filter(is_doomed).map(|stray| stray.pid).collect()
     }
 
     /// How much there is to say.
@@ -213,7 +216,10 @@ mod tests {
             }
             let strays: Vec<_> = self.orphans.iter().map(|(&pid, &of)| Stray { pid, of }).collect();
             let known: BTreeSet<u64> = self.running.keys().copied().collect();
-            for pid in self.ledger.settle(&strays) {
+            let any = self.ledger.settle(&strays);
+            let doomed = self.ledger.doomed(&strays);
+            assert_eq!(any, !doomed.is_empty());
+            for pid in doomed {
                 let of = self.orphans[&pid];
                 assert!(of.is_none_or(|id| !known.contains(&id)), "an orphan of a program that runs");
                 assert!(of.is_some() || known.is_empty(), "an orphan without a mark, while somebody runs");

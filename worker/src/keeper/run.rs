@@ -92,7 +92,7 @@ impl Keeper {
             }
             Ask::Kill(id) => {
                 self.ledger.kill(id);
-                sweep::fell(&self.members(id));
+                sweep::fell(|| self.members(id));
             }
         }
         Ok(true)
@@ -143,9 +143,11 @@ impl Keeper {
         }
         if self.ledger.is_unsettled() {
             let strays = self.strays();
-            let doomed = self.ledger.settle(&strays);
-            if !doomed.is_empty() {
-                sweep::fell(&doomed);
+            if self.ledger.settle(&strays) {
+                sweep::fell(|| {
+                    let strays = self.strays();
+                    self.ledger.doomed(&strays)
+                });
             }
         }
     }
@@ -197,8 +199,10 @@ impl Keeper {
     /// Kills everything below, until nothing is left.
     fn finish(mut self) {
         loop {
-            self.children.read(&mut self.list);
-            sweep::fell(&self.list);
+            sweep::fell(|| {
+                self.children.read(&mut self.list);
+                self.list.clone()
+            });
             // Each death may bring us orphans, so all are looked at again.
             if vigil::death(true).is_none() {
                 return;

@@ -16,13 +16,15 @@ pub(super) fn signal(roots: &[u32], number: i32) {
     });
 }
 
-/// Kills `roots`, children of this process, and everybody below them: first frozen, so that nobody can fork out of reach.
-/// Those who nevertheless did will come up as orphans.
-pub(super) fn fell(roots: &[u32]) {
+/// Kills those whom `roots` names, children of this process, and everybody below them: first frozen, so that nobody can fork
+/// out of reach. Who moves meanwhile is among the roots of the next round; who nevertheless escapes will come up as an orphan.
+pub(super) fn fell(mut roots: impl FnMut() -> Vec<u32>) {
     let mut frozen = BTreeSet::new();
+    let mut named = Vec::new();
     for _ in 0..ROUNDS {
         let before = frozen.len();
-        walk(roots, &mut |pid, process| {
+        named = roots();
+        walk(&named, &mut |pid, process| {
             if frozen.insert(pid) {
                 let _ = tree::signal(process, SIGSTOP);
             }
@@ -31,9 +33,9 @@ pub(super) fn fell(roots: &[u32]) {
             break;
         }
     }
-    signal(roots, SIGKILL);
+    signal(&named, SIGKILL);
     // Where there was no descriptor to be had to walk with.
-    for &root in roots {
+    for root in named {
         tree::signal_child(root, SIGKILL);
     }
 }
