@@ -1,7 +1,7 @@
 //! The deaths of owner and keeper, by SIGKILL and at any moment; and a keeper that lives and does not answer.
 
 use crate::support::{is_gone, poll, poll_or, reap_orphan, robust, state_of};
-use crate::trees::{all_gone, children, daemons, family, none_left};
+use crate::trees::{DAEMON, all_gone, children, daemons, family, none_left};
 use crate::{MINUTE, shell};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -310,6 +310,79 @@ fn an_owner_without_descriptors_is_told_so_and_goes_on() {
             let left = children(keeper.pid());
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
+    });
+}
+
+#[test]
+fn a_keeper_without_descriptors_says_so_and_still_kills_everybody() {
+    robust(MINUTE, || {
+        let keeper = Keeper::new().unwrap();
+        let limit = |soft: &str| {
+            let mut prlimit = Command::new("prlimit");
+            prlimit.args([format!("--pid={}", keeper.pid()), format!("--nofile={soft}:")]);
+            prlimit.status().is_ok_and(|status| status.success())
+        };
+        let mut running = keeper.start(family(2, "sleep 1000; :")).unwrap();
+        let (mut pids, _open) = daemons(&mut running, 2);
+        pids.push(running.pid());
+        running.detach();
+        let numbers = || -> Vec<u32> {
+            let open = std::fs::read_dir(format!("/proc/{}/fd", keeper.pid())).unwrap().flatten();
+            open.map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect()
+        };
+        // Three for standard streams, and its socket, its owner, the list of its children.
+        poll("what it has sent is closed", MINUTE / 6, || numbers().len() == 6);
+        let numbers = numbers();
+        let open = (0_u32..).find(|number| !numbers.contains(number)).unwrap();
+        if !limit(&open.to_string()) {
+            return;
+        }
+        let quiet = || Program::new("true").stdout(Stdio::Null).stderr(Stdio::Null);
+        let error = keeper.start(Program::new("true")).unwrap_err();
+        assert_eq!(error.cause(), Cause::Spawn { stage: Stage::Streams, errno: libc::EMFILE });
+        let error = keeper.start(quiet()).unwrap_err();
+        assert_eq!(error.cause(), Cause::Spawn { stage: Stage::Process, errno: libc::EMFILE });
+        limit(&(open + 1).to_string());
+        assert!(keeper.start(quiet()).unwrap().wait().unwrap().cause().is_ok());
+        limit(&open.to_string());
+        assert!(pids.iter().all(|&pid| !is_gone(pid)));
+        drop(keeper);
+        none_left(&pids);
+    });
+}
+
+#[test]
+fn a_keeper_below_a_keeper_minds_its_own() {
+    // Run as a program of the outer one.
+    const INNER: &str = "PROCESSION_DRILL_INNER";
+    if std::env::var_os(INNER).is_some() {
+        let keeper = Keeper::new().unwrap();
+        let ended = keeper.start(shell(DAEMON).stdout(Stdio::Null)).unwrap().wait().unwrap();
+        assert_eq!(ended.leaked(), 1);
+        let mut kept = keeper.start(family(1, "sleep 1000; :")).unwrap();
+        let (pids, _open) = daemons(&mut kept, 1);
+        println!("\npids {} {} {}", keeper.pid(), kept.pid(), pids[0]);
+        loop {
+            thread::park();
+        }
+    }
+    robust(MINUTE, || {
+        let outer = Keeper::new().unwrap();
+        let other = outer.start(Program::new("sleep").arg("1000")).unwrap();
+        let inner = Program::new(std::env::current_exe().unwrap())
+            .args(["--exact", "deaths::a_keeper_below_a_keeper_minds_its_own", "--nocapture"])
+            .env(INNER, "1")
+            .env_remove("NEXTEST")
+            .stdout(Stdio::Piped);
+        let mut inner = outer.start(inner).unwrap();
+        let lines = BufReader::new(inner.take_stdout().unwrap()).lines();
+        let line = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("pids ").map(str::to_owned));
+        let pids: Vec<u32> = line.unwrap().split(' ').map(|pid| pid.parse().unwrap()).collect();
+        inner.signal(libc::SIGKILL).unwrap();
+        // The inner keeper sees to its own, and nobody takes the outer one's.
+        assert_eq!(inner.wait().unwrap().cause(), Cause::Signal { signal: libc::SIGKILL, core: false });
+        all_gone(&pids, SOON);
+        assert!(!is_gone(other.pid()));
     });
 }
 
