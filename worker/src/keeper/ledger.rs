@@ -253,7 +253,7 @@ mod tests {
                 }
                 (2, _) => self.ledger.failed(u64::from(self.next), Stage::Exec, 2),
                 (3, Some((id, _))) => {
-                    drop(self.orphans.insert(self.next, (!which.is_multiple_of(5)).then_some(id)))
+                    self.orphans.insert(self.next, (!which.is_multiple_of(5)).then_some(id));
                 }
                 (4, Some((id, pid))) => {
                     self.running.remove(&id);
