@@ -1,7 +1,11 @@
 //! Every way to fail, each with what to do about it.
 
+use crate::cause::{Cause, Loss};
 use crate::exit::Exit;
-use crate::sys::{EAGAIN, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, SIGKILL, SIGSEGV};
+use crate::sys::{
+    E2BIG, EACCES, EAGAIN, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR, EPERM, SIGKILL, SIGSEGV,
+};
+use procession_worker::keeper::protocol::Stage;
 use procession_worker::task::ForeignImage;
 use procession_worker::wire::message::PanicRecord;
 use std::fmt;
@@ -329,6 +333,19 @@ pub enum SpawnError {
     },
     /// The pool's initializer failed.
     Initializer(Box<TaskError>),
+    /// A program could not be executed.
+    Program {
+        /// What it is called.
+        program: Arc<str>,
+        /// How far it came.
+        stage: Stage,
+        /// What the system said there.
+        errno: i32,
+    },
+    /// The keeper has died, or could not come to life.
+    KeeperGone(Arc<str>),
+    /// The keeper did not answer in so long: it is stopped, or waits for a file system. What it was asked for will not run.
+    KeeperSilent(Duration),
 }
 
 impl SpawnError {
@@ -339,7 +356,22 @@ impl SpawnError {
     /// Could the same call succeed later, when the system has more to give?
     #[must_use]
     pub const fn is_temporary(&self) -> bool {
-        matches!(self, Self::System { errno: EAGAIN | EMFILE | ENFILE | ENOMEM, .. })
+        matches!(
+            self,
+            Self::System { errno: EAGAIN | EMFILE | ENFILE | ENOMEM, .. }
+                | Self::Program { errno: EAGAIN | EMFILE | ENFILE | ENOMEM, .. }
+        )
+    }
+
+    /// Why the program never ran.
+    #[must_use]
+    pub const fn cause(&self) -> Cause {
+        match self {
+            Self::Program { stage, errno, .. } => Cause::Spawn { stage: *stage, errno: *errno },
+            Self::KeeperGone(_) | Self::KeeperSilent(_) => Cause::Lost(Loss::Keeper),
+            Self::System { errno, .. } => Cause::Spawn { stage: Stage::Process, errno: *errno },
+            _ => Cause::Spawn { stage: Stage::Asking, errno: EINVAL },
+        }
     }
 }
 
@@ -370,7 +402,37 @@ impl fmt::Display for SpawnError {
             }
             Self::Birth { stage, text, .. } => write!(f, "the worker failed {stage}: {text}"),
             Self::Initializer(error) => write!(f, "the pool's initializer failed: {error}"),
+            Self::Program { program, stage, errno } => {
+                write!(f, "{program}: {}", self.cause())?;
+                f.write_str(remedy(*stage, *errno))
+            }
+            Self::KeeperGone(text) => f.write_str(text),
+            Self::KeeperSilent(limit) => write!(
+                f,
+                "the keeper did not answer within {limit:?}: is it stopped (kill -CONT), or does it wait for a file system?"
+            ),
         }
+    }
+}
+
+/// What to do about a program that cannot be executed.
+const fn remedy(stage: Stage, errno: i32) -> &'static str {
+    match (stage, errno) {
+        (Stage::Exec, ENOENT | ENOTDIR) => {
+            "; look at the name, at PATH, and at the first line if it is a script"
+        }
+        (Stage::Exec, EACCES) => "; is it a program, and allowed to be executed (chmod +x)?",
+        (Stage::Exec, E2BIG) => "; pass fewer or shorter arguments and variables",
+        (Stage::Exec | Stage::Memory, ENOMEM) => "; give it more memory",
+        (Stage::Memory | Stage::CpuTime | Stage::OpenFiles | Stage::FileSize | Stage::CoreSize, EPERM) => {
+            "; the limit is above this process's own hard limit (ulimit -H): lower it"
+        }
+        (Stage::Asking, EINVAL) => "; no text may have a NUL in it",
+        (Stage::Streams, EINVAL) => "; pass at most 64 descriptors, with numbers from 3 up",
+        (_, EMFILE) => "; raise the limit of open files (ulimit -n), or run fewer programs",
+        (_, ENFILE) => "; the whole system is out of descriptors (fs.file-max)",
+        (_, EAGAIN) => "; the limit of processes is reached (ulimit -u, or the cgroup's pids.max)",
+        _ => "",
     }
 }
 
@@ -393,7 +455,9 @@ impl std::error::Error for SpawnError {
 impl From<SpawnError> for io::Error {
     fn from(error: SpawnError) -> Self {
         match error {
-            SpawnError::System { errno, .. } => Self::from_raw_os_error(errno),
+            SpawnError::System { errno, .. } | SpawnError::Program { errno, .. } => {
+                Self::from_raw_os_error(errno)
+            }
             other => Self::other(other),
         }
     }

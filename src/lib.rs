@@ -2,14 +2,17 @@
 #![cfg(target_os = "linux")]
 
 mod actor;
+mod cause;
 mod connection;
 mod cpu;
 mod error;
 mod exit;
 pub mod handle;
+mod keeper;
 mod memory;
 mod pool;
 mod process;
+mod program;
 mod queue;
 mod reactor;
 mod supervisor;
@@ -17,6 +20,7 @@ mod sync;
 mod sys;
 
 pub use actor::{Actor, ActorBuilder, Dict, List, Namespace};
+pub use cause::{Cause, Loss, Oom};
 pub use connection::{
     Client, ClientBuilder, ConnectError, Connection, Listener, ListenerBuilder, Peer, Receiver, RecvError,
     SendError, SendErrorKind, Sender, duplex, pipe, wait,
@@ -25,6 +29,7 @@ pub use cpu::{CpuLimit, cpu_count, cpu_limit};
 pub use error::{Codec, Half, Lost, Panic, SpawnError, TaskError, TimedOut};
 pub use exit::Exit;
 pub use handle::Handle;
+pub use keeper::{Ended, Keeper, KeeperBuilder, Running, Usage};
 pub use memory::{Array, FreezeError, FrozenArray, OutOfBounds, SharedMemory, Value};
 pub use pool::{AsyncResult, Pool, PoolBuilder, ThreadPool};
 pub use process::{Child, ChildInfo, Process, Run, Stdio, active_children};
@@ -32,6 +37,7 @@ pub use procession_worker::current::{Current, Parent, current_process};
 #[doc(hidden)]
 pub use procession_worker::drill;
 pub use procession_worker::{Bytes, Method, Plain, Task, init, plain};
+pub use program::{Limit, Program, Stage};
 pub use queue::{GetError, Lease, PutError, Queue, QueueBuilder};
 pub use sync::{
     Abandoned, AcquireError, Barrier, BarrierError, BoundedSemaphore, Condition, Event, Guard, Lock, Passage,

@@ -24,22 +24,22 @@ const HOUSES: [House; 2] = [
             &["control"],
             &["pool", "actor"],
             &["supervisor"],
-            &["process"],
+            &["process", "keeper", "program"],
             &["queue", "connection", "handle", "memory"],
             &["sync"],
             &["reactor"],
             &["sys"],
         ],
-        everywhere: &["error", "exit", "Exit", "cpu", "cpu_count", "cpu_limit"],
+        everywhere: &["error", "exit", "Exit", "cause", "cpu", "cpu_count", "cpu_limit"],
         // Words that all floors share; what they say of signals and processors is theirs to look up.
-        exempt: &["lib.rs", "error.rs", "exit.rs", "cpu.rs"],
+        exempt: &["lib.rs", "error.rs", "exit.rs", "cause.rs", "cpu.rs"],
     },
     House {
         source: "worker/src",
         floors: &[
             &[
-                "entry", "serve", "chunk", "outlet", "task", "panic", "current", "drill", "bytes", "host",
-                "method",
+                "entry", "keeper", "serve", "chunk", "outlet", "task", "panic", "current", "drill", "bytes",
+                "host", "method",
             ],
             &["ipc", "wire"],
             &["sys"],
@@ -323,6 +323,7 @@ fn protocols_and_state_machines_have_their_picture_beside_them() {
     for dir in [
         "worker/src/wire",
         "worker/src/ipc",
+        "worker/src/keeper",
         "src/actor",
         "src/connection",
         "src/pool",

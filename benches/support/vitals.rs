@@ -1,4 +1,5 @@
 //! What the kernel knows of a process.
+#![allow(dead_code, reason = "all benchmarks share it, and none of them needs all of it")]
 
 use crate::support::Outcome;
 use std::fs::{read_dir, read_to_string};

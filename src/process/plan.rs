@@ -110,7 +110,7 @@ impl Default for Streams {
 pub(crate) type Piped = [Option<File>; 3];
 
 impl Streams {
-    fn open(self) -> io::Result<([Stream; 3], Piped)> {
+    pub(crate) fn open(self) -> io::Result<([Stream; 3], Piped)> {
         let mut piped = [None, None, None];
         let mut streams = [Stream::Inherit, Stream::Inherit, Stream::Inherit];
         for (number, stdio) in self.0.into_iter().enumerate() {

@@ -15,7 +15,18 @@ pub(crate) enum Ended {
     Killed(i32),
 }
 
-/// A child of this process that is the leader of a process group.
+impl Ended {
+    /// A status as wait(2) has it, and whether a core was dumped.
+    pub(crate) fn from_status(status: i32) -> (Self, bool) {
+        if libc::WIFSIGNALED(status) {
+            (Self::Killed(libc::WTERMSIG(status)), libc::WCOREDUMP(status))
+        } else {
+            (Self::Exited(libc::WEXITSTATUS(status)), false)
+        }
+    }
+}
+
+/// A child of this process that is the leader of a process group; or a keeper's.
 #[derive(Debug)]
 pub(crate) struct PidFd {
     fd: OwnedFd,
@@ -32,6 +43,11 @@ impl PidFd {
                 let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
             }
         })
+    }
+
+    /// The descriptor of somebody else's child, as that one has sent it.
+    pub(crate) const fn adopt(fd: OwnedFd, pid: u32) -> Self {
+        Self { fd, pid }
     }
 
     fn try_open(pid: u32) -> io::Result<Self> {

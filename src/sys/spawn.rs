@@ -71,3 +71,19 @@ pub(crate) fn spawn_self(
     let pid = posix_spawn(SELF, &actions, &attributes, arguments, environment)?;
     u32::try_from(pid.as_raw()).map_err(io::Error::other)
 }
+
+/// Executes this program again as a keeper: with every signal blocked, and `socket` under the number it has here. The session
+/// it makes itself.
+pub(crate) fn spawn_keeper(
+    arguments: &[CString],
+    environment: &[CString],
+    socket: &OwnedFd,
+) -> io::Result<u32> {
+    let mut actions = PosixSpawnFileActions::init()?;
+    actions.add_dup2(socket.as_raw_fd(), socket.as_raw_fd())?;
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
+    attributes.set_sigmask(&SigSet::all())?;
+    let pid = posix_spawn(SELF, &actions, &attributes, arguments, environment)?;
+    u32::try_from(pid.as_raw()).map_err(io::Error::other)
+}

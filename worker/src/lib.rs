@@ -18,6 +18,7 @@ pub mod drill;
 pub mod entry;
 pub mod host;
 pub mod ipc;
+pub mod keeper;
 pub mod method;
 pub mod outlet;
 pub mod panic;

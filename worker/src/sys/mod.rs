@@ -3,6 +3,7 @@
 pub mod crowd;
 pub mod door;
 pub mod drill;
+pub mod exec;
 pub mod fd;
 pub mod image;
 pub mod life;
@@ -12,6 +13,11 @@ pub mod segment;
 pub mod shm;
 pub mod socket;
 pub mod start;
+pub mod tree;
+pub mod vigil;
 pub mod watch;
 
-pub use libc::{EAGAIN, ECONNRESET, EIO, EMFILE, EMSGSIZE, ENFILE, EPIPE};
+pub use libc::{
+    E2BIG, EAGAIN, ECONNRESET, EEXIST, EINVAL, EIO, EMFILE, EMSGSIZE, ENFILE, EPIPE, SIGCONT, SIGKILL,
+    SIGSTOP,
+};

@@ -72,6 +72,11 @@ pub fn peek(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(socket::recv(fd.as_fd().as_raw_fd(), buffer, flags)?)
 }
 
+/// Says no more: the peer finds the end behind what was sent.
+pub fn end(socket: impl AsFd) {
+    let _ = socket::shutdown(socket.as_fd().as_raw_fd(), socket::Shutdown::Write);
+}
+
 /// What came of a look into a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
