@@ -2,10 +2,12 @@
 
 mod builder;
 mod client;
+mod desk;
 mod error;
 mod host;
 mod item;
 mod lease;
+mod line;
 mod state;
 mod ticket;
 

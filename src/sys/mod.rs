@@ -1,5 +1,6 @@
 //! The parent's cellar: all `unsafe` of this crate and its raw system calls. Each block names the invariant it rests on.
 
+pub(crate) mod bell;
 pub(crate) mod futex;
 pub(crate) mod pidfd;
 pub(crate) mod poller;

@@ -1,0 +1,289 @@
+//! What the host of a queue knows, and how it hears of what its clients do: lanes and notes into events of the rules.
+
+use super::Capacity;
+use super::item::{Ask, Body, Heavy, Item, Note, Word, kind, want};
+use super::line::Lines;
+use super::state::{ClientId, Lanes, Nonsense, State};
+use crate::reactor::{Watch, reactor};
+use crate::sys::EMFILE;
+use procession_worker::ipc::handoff::Handle;
+use procession_worker::ipc::lane::{Claims, Flag, RING, Way};
+use procession_worker::sys::socket;
+use procession_worker::wire::frame;
+use slotmap::{SlotMap, new_key_type};
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+new_key_type! {
+    /// Names one ticket's other end.
+    pub(super) struct DoorId;
+}
+
+pub(super) struct Desk {
+    pub(super) state: State,
+    pub(super) lines: Lines,
+    pub(super) doors: SlotMap<DoorId, (OwnedFd, Watch)>,
+    /// Does somebody sleep on the bell, for all who wait here?
+    pub(super) led: bool,
+    /// Doors that clients have sent, to be opened.
+    pub(super) opened: Vec<OwnedFd>,
+    pub(super) capacity: Capacity,
+}
+
+impl Desk {
+    /// Reads what a client has written; an error is its end.
+    fn pump(&mut self, client: ClientId, by_socket: bool) -> Result<(), Nonsense> {
+        if by_socket {
+            self.read_notes(client)?;
+        }
+        let Self { state, lines, .. } = self;
+        let Some(line) = lines.all.get_mut(client) else { return Ok(()) };
+        // In this order: a hand that is empty is empty because the item is done, or leased by a frame that is there.
+        state.taken(client, line.lane.claim(Claims::Gets).next)?;
+        let hands = line.lane.hands();
+        let committed = line.lane.committed(Way::Up);
+        let fresh = committed.checked_sub(line.read).filter(|fresh| *fresh <= RING).ok_or(Nonsense)?;
+        if fresh > 0 {
+            let mut bytes = Vec::new();
+            line.lane.read(Way::Up, line.read, committed, &mut bytes);
+            line.read = committed;
+            line.lane.consume(Way::Up, committed);
+            line.lane.set(Flag::Told, 0);
+            self.understand(client, &Arc::new(bytes))?;
+            self.lines.wake(client);
+        }
+        let Some(line) = self.lines.all.get_mut(client) else { return Ok(()) };
+        self.state.settle(client, &hands);
+        self.state.need(client, line.lane.get(Flag::Needs));
+        Ok(())
+    }
+
+    fn understand(&mut self, client: ClientId, bytes: &Arc<Vec<u8>>) -> Result<(), Nonsense> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let (frame, whole) = frame::split(&bytes[at..], RING).ok().flatten().ok_or(Nonsense)?;
+            let body = at + whole - frame.payload.len()..at + whole;
+            at += whole;
+            let number = || frame.payload.try_into().map(u32::from_le_bytes).map_err(|_| Nonsense);
+            match frame.kind {
+                kind::LIGHT => {
+                    let units = self.units(body.len() as u64);
+                    let body = Body::Bytes(Arc::clone(bytes), body);
+                    self.state.arrived(client, Item { body, handles: Vec::new(), units })?;
+                }
+                kind::HEAVY => self.heavy(client, bytes, &body)?,
+                kind::LEASED => self.state.leased(client, number()?)?,
+                kind::DONE => self.state.lease_ended(client, number()?, true)?,
+                kind::BACK => self.state.lease_ended(client, number()?, false)?,
+                kind::TASK_DONE => drop(self.state.task_done(Some(client))),
+                _ => return Err(Nonsense),
+            }
+        }
+        Ok(())
+    }
+
+    fn units(&self, len: u64) -> u32 {
+        self.capacity.units_of(len)
+    }
+
+    fn heavy(&mut self, client: ClientId, bytes: &Arc<Vec<u8>>, body: &Range<usize>) -> Result<(), Nonsense> {
+        let (head, inline) = Heavy::split(&bytes[body.clone()]).ok_or(Nonsense)?;
+        let count = head.count as usize;
+        if self.lines.all.get(client).is_some_and(|line| line.fds.len() < count) {
+            // They were sent before the frame was written.
+            self.read_notes(client)?;
+        }
+        let line = self.lines.all.get_mut(client).ok_or(Nonsense)?;
+        if line.fds.len() < count || (head.filed > 0 && count == 0) {
+            return Err(Nonsense);
+        }
+        let units = self.capacity.units_of(head.filed.max(inline.len() as u64));
+        let came: Result<Vec<Handle>, i32> = line.fds.drain(..count).map(|fd| fd.map(Arc::new)).collect();
+        let verdict = match came {
+            Ok(mut handles) => {
+                let body = if head.filed > 0 {
+                    Body::File(handles.remove(0), head.filed)
+                } else {
+                    Body::Bytes(Arc::clone(bytes), body.end - inline.len()..body.end)
+                };
+                self.state.arrived(client, Item { body, handles, units })?;
+                0
+            }
+            Err(errno) => {
+                self.state.refused(client, units)?;
+                u64::from(errno.unsigned_abs())
+            }
+        };
+        self.lines.answer(client, head.id, verdict);
+        Ok(())
+    }
+
+    fn read_notes(&mut self, client: ClientId) -> Result<(), Nonsense> {
+        loop {
+            let Some(line) = self.lines.all.get_mut(client) else { return Ok(()) };
+            let (mut bytes, mut fds) = ([0; Note::SIZE], Vec::new());
+            let received = match socket::receive(&line.socket, &mut bytes, &mut fds, false) {
+                Ok(received) if received.len > 0 => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                _ => return Err(Nonsense),
+            };
+            let note = Note::from_bytes(&bytes[..received.len]).ok_or(Nonsense)?;
+            match note.word {
+                Word::Knock => {}
+                Word::Fds => {
+                    let due = usize::try_from(note.value).map_err(|_| Nonsense)?;
+                    if due > socket::AT_ONCE || fds.len() > due {
+                        return Err(Nonsense);
+                    }
+                    let missing = due - fds.len();
+                    line.fds.extend(fds.into_iter().map(Ok));
+                    line.fds.extend((0..missing).map(|_| Err(EMFILE)));
+                }
+                Word::Want => self.wanted(client, note)?,
+                Word::Ask => self.asked(client, note)?,
+                Word::Withdraw => self.state.withdraw(client, note.id),
+                Word::Door => {
+                    let door = fds.pop().ok_or(Nonsense)?;
+                    self.opened.push(door);
+                }
+                Word::Enter | Word::Answer | Word::Bell => return Err(Nonsense),
+            }
+        }
+    }
+
+    fn wanted(&mut self, client: ClientId, note: Note) -> Result<(), Nonsense> {
+        let sole = note.value != 0;
+        self.pump_all(false);
+        let given = self.state.try_want(client, &mut self.lines);
+        let answer = match given {
+            true => want::GIVEN,
+            false if self.state.is_over(Some(client), sole) => want::OVER,
+            false => want::NOTHING,
+        };
+        self.lines.answer(client, note.id, answer);
+        Ok(())
+    }
+
+    fn asked(&mut self, client: ClientId, note: Note) -> Result<(), Nonsense> {
+        let ask = Ask::from_value(note.value).ok_or(Nonsense)?;
+        self.pump_all(false);
+        let answer = match ask {
+            Ask::Len => self.state.len() as u64,
+            Ask::Full => u64::from(self.state.is_full()),
+            Ask::Room => {
+                let needs = self.lines.all.get(client).map_or(0, |line| line.lane.get(Flag::Needs));
+                self.state.need(client, needs);
+                self.state.serve(&mut self.lines);
+                let granted = self.state.give_up_need(client);
+                u64::from(granted)
+            }
+            Ask::Close => {
+                self.close();
+                1
+            }
+            Ask::TaskDone => u64::from(self.state.task_done(Some(client))),
+            Ask::Join => {
+                self.state.join(client, note.id);
+                return Ok(());
+            }
+        };
+        self.lines.answer(client, note.id, answer);
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self) {
+        for line in self.lines.all.values() {
+            line.lane.set(Flag::Closed, 1);
+        }
+        self.state.close(&mut self.lines);
+        let clients: Vec<_> = self.state.members().collect();
+        for client in clients {
+            self.lines.wake(client);
+        }
+    }
+
+    /// Reads what all clients have written; those who make no sense, or are gone, leave.
+    pub(super) fn pump_all(&mut self, by_socket: bool) {
+        let clients: Vec<_> = self.state.members().collect();
+        for client in clients {
+            self.pump_or_bury(client, by_socket);
+        }
+    }
+
+    pub(super) fn pump_or_bury(&mut self, client: ClientId, by_socket: bool) {
+        if self.pump(client, by_socket).is_err() {
+            // What it had finished counts; its socket may have said that it is gone before that was seen.
+            let _ = self.pump(client, false);
+            self.leave(client);
+        }
+    }
+
+    fn leave(&mut self, client: ClientId) {
+        if let Some(line) = self.lines.all.remove(client)
+            && let (Some(watch), Ok(reactor)) = (line.watch, reactor())
+        {
+            reactor.remove(watch, &line.socket);
+        }
+        self.state.leave(client);
+    }
+
+    /// Does what there is to do. With `by_bell` somebody sleeps on the bell, or is about to.
+    pub(super) fn settle(&mut self, by_bell: bool) {
+        self.attend();
+        if self.state.anybody_waits() {
+            // Clients are to tell what they do; and what they did before they knew that is looked at.
+            self.listen(by_bell);
+            self.pump_all(false);
+            self.attend();
+        }
+        if self.state.may_idle() {
+            for line in self.lines.all.values_mut().filter(|line| !line.idle) {
+                line.idle = true;
+                line.lane.set(Flag::Idle, 1);
+            }
+        }
+    }
+
+    /// Gives out what there is, to whoever wants it.
+    pub(super) fn attend(&mut self) {
+        loop {
+            if !self.state.may_idle() {
+                // First: who asks after this look sees that it must knock.
+                for line in self.lines.all.values_mut().filter(|line| line.idle) {
+                    line.idle = false;
+                    line.lane.set(Flag::Idle, 0);
+                }
+            }
+            self.hear_wants();
+            self.state.serve(&mut self.lines);
+            // What was taken back from some may be there for others.
+            if self.state.may_idle() || !self.lines.all.values().any(|line| line.idle) {
+                return;
+            }
+        }
+    }
+
+    /// Asks all clients to tell what they do. The bell is for one who sleeps on it here; the reactor serves others.
+    fn listen(&self, by_bell: bool) {
+        let by_bell = by_bell && !self.state.others_wait();
+        for line in self.lines.all.values() {
+            let how = if by_bell && line.has_bell { 2 } else { 1 };
+            line.lane.set(Flag::Hungry, how);
+            line.lane.set(Flag::Curious, how);
+        }
+    }
+
+    /// Looks who waits for an item.
+    fn hear_wants(&mut self) {
+        for (client, line) in &self.lines.all {
+            let wants = match line.lane.get(Flag::Wants) {
+                1 => Some(false),
+                2 => Some(true),
+                _ => None,
+            };
+            self.state.want(client, wants);
+        }
+    }
+}
