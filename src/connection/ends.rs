@@ -4,15 +4,13 @@ use super::error::{RecvError, SendError, SendErrorKind};
 use super::listener::Peer;
 use procession_worker::ipc::handoff;
 use procession_worker::wire::codec;
-use procession_worker::wire::connection::{self, End, KEPT};
+use procession_worker::wire::connection::End;
 use procession_worker::wire::frame::MAX_PAYLOAD;
-use serde::de::{DeserializeOwned, Error as _};
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use procession_worker::wire::kept;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::cell::Cell;
-use std::fmt;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// The end of a one-way connection at which messages are sent; [`pipe`](crate::pipe) makes both.
@@ -21,7 +19,7 @@ use std::time::{Duration, Instant};
 /// process dies, the receiver has read all, and is told that the connection is closed.
 #[doc(alias = "Connection")]
 pub struct Sender<T> {
-    end: End,
+    pub(super) end: End,
     what: PhantomData<fn(T)>,
 }
 
@@ -31,7 +29,7 @@ pub struct Sender<T> {
 /// one sender arrive in their order; the long ones, of 64 KiB and more, may be overtaken if several receive at a time.
 #[doc(alias = "Connection")]
 pub struct Receiver<T> {
-    end: End,
+    pub(super) end: End,
     what: PhantomData<fn() -> T>,
 }
 
@@ -40,9 +38,9 @@ pub struct Receiver<T> {
 /// From [`duplex`](crate::duplex), or from [`Listener`](crate::Listener) and [`Client`](crate::Client). It can be cloned
 /// and sent to other processes as [`Sender`] and [`Receiver`] can.
 pub struct Connection<A, B> {
-    sender: Sender<A>,
+    pub(super) sender: Sender<A>,
     receiver: Receiver<B>,
-    peer: Option<Peer>,
+    pub(super) peer: Option<Peer>,
 }
 
 thread_local! {
@@ -59,14 +57,14 @@ impl<T> Sender<T> {
     where
         T: Serialize,
     {
-        let mut draft = connection::kept(&DRAFT);
+        let mut draft = kept::kept(&DRAFT);
         draft.clear();
         let (encoded, handles) = handoff::pack_for::<T, _>(|| codec::encode_into(&value, &mut draft));
         let sent = match encoded {
             Ok(()) => self.end.send(&draft, &handles, deadline).map_err(SendErrorKind::from),
             Err(error) => Err(SendErrorKind::Encode(error.to_string().into())),
         };
-        connection::keep(&DRAFT, draft, KEPT);
+        kept::keep(&DRAFT, draft, kept::KEPT);
         sent.map_err(|kind| SendError { kind, value })
     }
 
@@ -360,83 +358,5 @@ impl<A, B> Connection<A, B> {
         B: DeserializeOwned,
     {
         self.receiver.iter()
-    }
-}
-
-/// What all three ends are besides: handles that are cloned, shown, polled, and sent in messages.
-macro_rules! handle {
-    ($name:ident<$($of:ident),+>, $self:ident => $end:expr, $clone:expr, $word:literal) => {
-        impl<$($of),+> Clone for $name<$($of),+> {
-            fn clone(&$self) -> Self {
-                $clone
-            }
-        }
-
-        impl<$($of),+> fmt::Debug for $name<$($of),+> {
-            fn fmt(&$self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_tuple($word).field(&$end.as_fd()).finish()
-            }
-        }
-
-        /// What to poll: ready when there is something to receive, or the other end is closed.
-        impl<$($of),+> AsFd for $name<$($of),+> {
-            fn as_fd(&$self) -> BorrowedFd<'_> {
-                $end.as_fd()
-            }
-        }
-    };
-}
-
-handle!(Sender<T>, self => self.end, Self::new(self.end.clone()), "Sender");
-handle!(Receiver<T>, self => self.end, Self::new(self.end.clone()), "Receiver");
-handle!(Connection<A, B>, self => self.sender.end, Self::new(self.sender.end.clone(), self.peer), "Connection");
-
-fn give<S: Serializer>(end: &End) -> Result<(), S::Error> {
-    end.give().map_err(S::Error::custom)
-}
-
-fn take<'de, D: Deserializer<'de>>() -> Result<End, D::Error> {
-    End::take().map_err(D::Error::custom)
-}
-
-impl<T> Serialize for Sender<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        give::<S>(&self.end)?;
-        serializer.serialize_unit()
-    }
-}
-
-impl<'de, T> Deserialize<'de> for Sender<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <()>::deserialize(deserializer)?;
-        Ok(Self::new(take::<D>()?))
-    }
-}
-
-impl<T> Serialize for Receiver<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        give::<S>(&self.end)?;
-        serializer.serialize_unit()
-    }
-}
-
-impl<'de, T> Deserialize<'de> for Receiver<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <()>::deserialize(deserializer)?;
-        Ok(Self::new(take::<D>()?))
-    }
-}
-
-impl<A, B> Serialize for Connection<A, B> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        give::<S>(&self.sender.end)?;
-        self.peer.serialize(serializer)
-    }
-}
-
-impl<'de, A, B> Deserialize<'de> for Connection<A, B> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let peer = Option::<Peer>::deserialize(deserializer)?;
-        Ok(Self::new(take::<D>()?, peer))
     }
 }

@@ -3,6 +3,7 @@
 mod client;
 mod ends;
 mod error;
+mod handles;
 mod host;
 mod listener;
 mod name;

@@ -123,8 +123,10 @@ fn a_false_length_costs_no_memory() {
         let _stream = begin(&sender, TERA, 0);
         assert_eq!(receiver.recv_timeout(MOMENT), Err(RecvError::Empty));
         let (sender, receiver) = pipe::<Vec<u8>>().unwrap();
-        raw(&sender, &long_head(TERA + 1, 0), &[&File::open("/dev/null").unwrap()]);
-        assert_eq!(receiver.recv_timeout(LIMIT), Err(RecvError::Nonsense));
+        for length in [TERA + 1, u64::MAX] {
+            raw(&sender, &long_head(length, 0), &[&File::open("/dev/null").unwrap()]);
+            assert_eq!(receiver.recv_timeout(LIMIT), Err(RecvError::TooLong { length }));
+        }
         usable(&sender, &receiver);
     });
 }

@@ -1,31 +1,25 @@
 //! Messages with descriptors, between any number of holders of either end. The picture is in `src/connection/README.md`.
 
-use super::frame::MAX_PAYLOAD;
-use crate::ipc::handoff::{self, Handle, HandoffError, Incoming, MOST};
+use super::half::{Half, LONG, LongHead};
+use super::kept::{KEPT, Payload, Room, SPARE, keep};
+use crate::ipc::handoff::{self, Handle, HandoffError, Incoming};
 use crate::sys;
 use crate::sys::life::hung_up;
 use crate::sys::socket::{self, AT_ONCE};
 use crate::sys::watch::Watch;
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
-use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::LocalKey;
 use std::time::Instant;
 
 /// The longest packet, its kind included.
 pub const PACKET: usize = 64 * 1024;
-/// A claim of so many bytes costs only address space, and is believed; a longer one as far as bytes arrive.
-const BELIEVED: usize = 1 << 20;
 
 /// The payload follows.
 const SHORT: u8 = 0;
-/// Where to read it follows: [`LongHead`], and one descriptor, the stream's.
-const LONG: u8 = 1;
 
 /// Why a message could not be sent. Nothing of it will arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -387,153 +381,6 @@ enum Packet {
     Long(Half),
     /// There will be none.
     End,
-}
-
-/// What a packet says of a message that comes by a stream: first its descriptors, [`AT_ONCE`] with each byte, then its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct LongHead {
-    length: u64,
-    handles: u64,
-}
-
-impl LongHead {
-    fn to_bytes(self) -> [u8; 17] {
-        let mut out = [LONG; 17];
-        out[1..9].copy_from_slice(&self.length.to_le_bytes());
-        out[9..].copy_from_slice(&self.handles.to_le_bytes());
-        out
-    }
-
-    /// From what follows the kind.
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 16] = bytes.try_into().ok()?;
-        let (length, handles) = bytes.split_first_chunk::<8>()?;
-        let head = Self {
-            length: u64::from_le_bytes(*length),
-            handles: u64::from_le_bytes(*handles.first_chunk()?),
-        };
-        (head.length <= MAX_PAYLOAD && head.handles <= MOST as u64).then_some(head)
-    }
-}
-
-/// A long message, as far as it has come.
-#[derive(Debug)]
-struct Half {
-    stream: OwnedFd,
-    length: u64,
-    /// So many have not come yet.
-    handles: u64,
-    fds: Vec<OwnedFd>,
-    trouble: Option<i32>,
-    bytes: Vec<u8>,
-}
-
-impl Half {
-    fn new(stream: OwnedFd, head: LongHead) -> Self {
-        let LongHead { length, handles } = head;
-        let mut bytes = kept(&SPARE);
-        bytes.clear();
-        Self { stream, length, handles, fds: Vec::new(), trouble: None, bytes }
-    }
-
-    const fn is_whole(&self) -> bool {
-        self.handles == 0 && self.bytes.len() as u64 == self.length
-    }
-
-    /// Reads on; false if it has broken off.
-    fn read(&mut self, wait: bool) -> io::Result<bool> {
-        if self.is_whole() {
-            return Ok(true);
-        }
-        if self.handles > 0 {
-            let before = self.fds.len();
-            let received = socket::receive(&self.stream, &mut [0], &mut self.fds, wait)?;
-            if self.trouble.is_some() {
-                // What comes after a gap would be taken for what is missing.
-                self.fds.truncate(before);
-            }
-            if received.fds_lost {
-                self.trouble = Some(sys::EMFILE);
-            }
-            self.handles = self.handles.saturating_sub(AT_ONCE as u64);
-            return Ok(received.len > 0);
-        }
-        let missing = usize::try_from(self.length).unwrap_or(usize::MAX) - self.bytes.len();
-        let max = missing.min(self.bytes.len().max(BELIEVED));
-        Ok(socket::read(&self.stream, &mut self.bytes, max, wait)? > 0)
-    }
-}
-
-/// The bytes of a message: of a short one where they were received, of a long one to be taken as they are.
-#[derive(Debug)]
-pub enum Payload<'a> {
-    /// In a place that belongs to the connection.
-    Short(&'a [u8]),
-    /// In a vector; what is not taken of it is used again.
-    Long(&'a mut Vec<u8>),
-}
-
-impl Deref for Payload<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Short(bytes) => bytes,
-            Self::Long(bytes) => bytes,
-        }
-    }
-}
-
-impl From<Payload<'_>> for Vec<u8> {
-    fn from(payload: Payload<'_>) -> Self {
-        match payload {
-            Payload::Short(bytes) => bytes.to_vec(),
-            Payload::Long(bytes) => std::mem::take(bytes),
-        }
-    }
-}
-
-/// What a thread keeps of its buffers: new memory costs more than all the copying.
-pub const KEPT: usize = 2 << 20;
-
-/// A buffer that a thread keeps for the next time.
-pub type Kept = LocalKey<Cell<Vec<u8>>>;
-
-thread_local! {
-    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// What was kept; a thread that ends has nothing any more.
-#[must_use]
-pub fn kept(place: &'static Kept) -> Vec<u8> {
-    place.try_with(Cell::take).unwrap_or_default()
-}
-
-/// Keeps a buffer, unless it is too large to be worth it.
-pub fn keep(place: &'static Kept, buffer: Vec<u8>, most: usize) {
-    if (1..=most).contains(&buffer.capacity()) {
-        let _ = place.try_with(|place| place.set(buffer));
-    }
-}
-
-/// A place for one packet.
-struct Room(Vec<u8>);
-
-impl Room {
-    fn enter() -> Self {
-        let mut room = kept(&ROOM);
-        if room.is_empty() {
-            room = vec![0; PACKET];
-        }
-        Self(room)
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        keep(&ROOM, std::mem::take(&mut self.0), PACKET);
-    }
 }
 
 /// Why an end cannot travel.

@@ -3,7 +3,9 @@
 pub mod codec;
 pub mod connection;
 pub mod frame;
+mod half;
 pub mod handshake;
+pub mod kept;
 pub mod message;
 pub mod tray;
 
