@@ -162,9 +162,11 @@ fn drain(items: Queue<u64>, sums: Queue<u64>) {
     }
 }
 
+type Crowd = (Queue<u64>, Queue<u64>, Queue<u64>, Vec<Child<()>>, usize);
+
 /// Four producers and four consumers, each a process, against one and one.
 fn queue_4_to_4(bench: &Bench) -> Outcome {
-    let crowd = |size: usize| -> Outcome<_> {
+    let crowd = |size: usize| -> Outcome<Crowd> {
         let (orders, items, sums) = (Queue::new(), Queue::new(), Queue::new());
         let mut children = Vec::new();
         for _ in 0..size {

@@ -38,8 +38,6 @@ struct Local {
     getters: usize,
     /// One of those who wait reads the socket for all.
     led: bool,
-    /// How often something came by the socket.
-    news: u64,
     answers: HashMap<u32, u64>,
     /// Answers that nobody waits for any more.
     unwanted: HashSet<u32>,
@@ -130,37 +128,42 @@ impl Client {
         true
     }
 
-    /// Reads what the socket has.
-    fn read(&self, local: &mut Local) {
-        loop {
-            let (mut bytes, mut fds) = ([0; Note::SIZE], Vec::new());
-            let received = match socket::receive(&self.socket, &mut bytes, &mut fds, false) {
-                Ok(received) if received.len > 0 => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                _ => {
-                    local.gone = true;
-                    return;
-                }
-            };
-            local.news += 1;
-            let Some(note) = Note::from_bytes(&bytes[..received.len]) else { continue };
-            match note.word {
-                Word::Fds => {
-                    if fds.len() as u64 != note.value {
-                        local.fds_lost = Some(crate::sys::EMFILE);
-                    }
-                    local.fds.entry(note.id).or_default().extend(fds);
-                }
-                Word::Bell => local.bell = fds.pop().map(File::from),
-                Word::Answer if note.id == 0 => local.overs += u64::from(note.value == want::OVER),
-                Word::Answer if local.unwanted.remove(&note.id) => {}
-                Word::Answer => drop(local.answers.insert(note.id, note.value)),
-                _ => {}
-            }
+    /// The next message of the socket; `None` if there is none and `wait` is not set, an error when there will be none.
+    fn receive(&self, wait: bool) -> io::Result<Option<(Option<Note>, Vec<OwnedFd>)>> {
+        let (mut bytes, mut fds) = ([0; Note::SIZE], Vec::new());
+        match socket::receive(&self.socket, &mut bytes, &mut fds, wait) {
+            Ok(received) if received.len > 0 => Ok(Some((Note::from_bytes(&bytes[..received.len]), fds))),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// Waits until something comes by the socket; false at the deadline.
+    fn hear(local: &mut Local, message: io::Result<Option<(Option<Note>, Vec<OwnedFd>)>>) {
+        let (note, mut fds) = match message {
+            Ok(Some((Some(note), fds))) => (note, fds),
+            Ok(_) => return,
+            Err(_) => {
+                local.gone = true;
+                return;
+            }
+        };
+        match note.word {
+            Word::Fds => {
+                if fds.len() as u64 != note.value {
+                    local.fds_lost = Some(crate::sys::EMFILE);
+                }
+                local.fds.entry(note.id).or_default().extend(fds);
+            }
+            Word::Bell => local.bell = fds.pop().map(File::from),
+            Word::Answer if note.id == 0 => local.overs += u64::from(note.value == want::OVER),
+            Word::Answer if local.unwanted.remove(&note.id) => {}
+            Word::Answer => drop(local.answers.insert(note.id, note.value)),
+            _ => {}
+        }
+    }
+
+    /// Waits until something comes by the socket; false at the deadline. One reads for all who wait.
     fn wait<'a>(
         &'a self,
         mut local: MutexGuard<'a, Local>,
@@ -171,10 +174,15 @@ impl Client {
         }
         local.led = true;
         drop(local);
-        let [_] = wait::ready([(self.socket.as_fd(), false)], deadline);
+        let message = if deadline.is_some() {
+            let [_] = wait::ready([(self.socket.as_fd(), false)], deadline);
+            self.receive(false)
+        } else {
+            self.receive(true)
+        };
         let mut local = self.local();
         local.led = false;
-        self.read(&mut local);
+        Self::hear(&mut local, message);
         self.changed.notify_all();
         let in_time = deadline.is_none_or(|deadline| deadline > Instant::now());
         (local, in_time)
@@ -230,7 +238,7 @@ impl Client {
     pub(super) fn put(&self, item: &mut Item, deadline: Option<Instant>) -> Result<(), NotPut> {
         let heavy = item.is_heavy();
         if heavy {
-            item.make_portable().map_err(NotPut::Io)?;
+            item.make_portable(None).map_err(NotPut::Io)?;
         }
         let mut local = self.claim_room(item.units, deadline)?;
         let id = self.next_id();
@@ -370,7 +378,9 @@ impl Client {
         let before = local.overs;
         let mut asked = false;
         let result = loop {
-            match self.take(&mut local) {
+            let taken;
+            (local, taken) = self.take(local);
+            match taken {
                 Ok(Some(got)) => break Ok(got),
                 Ok(None) => {}
                 Err(error) => break Err(error),
@@ -417,29 +427,36 @@ impl Client {
     }
 
     /// Takes the next item of the lane, if there is one.
-    fn take(&self, local: &mut Local) -> Result<Option<Got>, GetError> {
+    fn take<'a>(
+        &'a self,
+        mut local: MutexGuard<'a, Local>,
+    ) -> (MutexGuard<'a, Local>, Result<Option<Got>, GetError>) {
         let hand = (!local.hands).trailing_zeros() as usize;
-        if hand >= HANDS {
-            return Ok(None);
+        let claim = self.lane.claim(Claims::Gets);
+        if hand >= HANDS || claim.left() == 0 {
+            return (local, Ok(None));
         }
-        let number = self.lane.claim(Claims::Gets).next;
-        self.lane.set_hand(hand, Some(number));
+        let number = claim.next;
+        self.lane.set_hand(hand, number);
+        self.lane.set_hands(local.hands | 1 << hand);
         if self.lane.claim_next(Claims::Gets, 1).is_none() {
-            self.lane.set_hand(hand, None);
-            return Ok(None);
+            self.lane.set_hands(local.hands);
+            return (local, Ok(None));
         }
         local.hands |= 1 << hand;
-        let (kind, payload) = self.read_frame(local);
+        let (kind, payload) = self.read_frame(&mut local);
         self.undone.fetch_add(1, Ordering::Relaxed);
-        let got = |bytes, came| Some(Got { bytes, came, number, hand });
+        let got = |bytes, came| Ok(Some(Got { bytes, came, number, hand }));
         if kind == kind::LIGHT {
-            return Ok(got(Bytes::Copied(payload), Incoming::default()));
+            return (local, got(Bytes::Copied(payload), Incoming::default()));
         }
-        match self.unpack(local, &payload) {
-            Ok((bytes, came)) => Ok(got(bytes, came)),
+        let unpacked;
+        (local, unpacked) = self.unpack(local, &payload);
+        match unpacked {
+            Ok((bytes, came)) => (local, got(bytes, came)),
             Err(error) => {
-                self.put_out_of_hand(local, hand);
-                Err(error)
+                self.put_out_of_hand(&mut local, hand);
+                (local, Err(error))
             }
         }
     }
@@ -460,33 +477,31 @@ impl Client {
         (kind, payload)
     }
 
-    /// A heavy item: its descriptors are here, or on their way.
-    fn unpack(&self, local: &mut Local, payload: &[u8]) -> Result<(Bytes, Incoming), GetError> {
-        let (head, inline) = Heavy::split(payload).ok_or(GetError::Gone)?;
-        let count = head.count as usize;
-        while local.fds.get(&head.id).map_or(0, Vec::len) < count && local.fds_lost.is_none() {
-            self.read(local);
-            if local.gone && local.fds.get(&head.id).map_or(0, Vec::len) < count {
-                return Err(GetError::Gone);
+    /// A heavy item: its descriptors are here, or on their way: they were sent before the item could be seen.
+    fn unpack<'a>(
+        &'a self,
+        mut local: MutexGuard<'a, Local>,
+        payload: &[u8],
+    ) -> (MutexGuard<'a, Local>, Result<(Bytes, Incoming), GetError>) {
+        let Some((head, inline)) = Heavy::split(payload) else { return (local, Err(GetError::Gone)) };
+        let here = |local: &Local| local.fds.get(&head.id).map_or(0, Vec::len) >= head.count as usize;
+        while !here(&local) && local.fds_lost.is_none() {
+            if local.gone {
+                return (local, Err(GetError::Gone));
             }
-            if local.fds.get(&head.id).map_or(0, Vec::len) < count && local.fds_lost.is_none() {
-                let [_] = wait::ready([(self.socket.as_fd(), false)], None);
-            }
+            local = self.wait(local, None).0;
         }
-        // Older ones belong to items that were taken back.
-        let newer = local.fds.split_off(&head.id);
-        local.fds = newer;
+        // Older ones belong to items that were taken back; several threads may be about as many items.
+        let oldest = head.id.saturating_sub(HANDS as u32);
+        local.fds = local.fds.split_off(&oldest);
         let mut fds = local.fds.remove(&head.id).unwrap_or_default();
-        let trouble = local.fds_lost.take();
-        let bytes = if head.filed > 0 {
-            if fds.is_empty() {
-                return Err(GetError::Io(io::Error::from_raw_os_error(trouble.unwrap_or(0))));
-            }
-            Bytes::of_file(fds.remove(0), head.filed).map_err(GetError::Io)?
-        } else {
-            Bytes::Copied(inline.to_vec())
+        let trouble = if fds.len() < head.count as usize { local.fds_lost.take() } else { None };
+        let bytes = match head.filed {
+            0 => Ok(Bytes::Copied(inline.to_vec())),
+            _ if fds.is_empty() => Err(io::Error::from_raw_os_error(trouble.unwrap_or(crate::sys::EIO))),
+            filed => Bytes::of_file(fds.remove(0), filed),
         };
-        Ok((bytes, Incoming::new(fds, trouble)))
+        (local, bytes.map(|bytes| (bytes, Incoming::new(fds, trouble))).map_err(GetError::Io))
     }
 
     /// The item has been looked at, and is the caller's now.
@@ -496,8 +511,8 @@ impl Client {
     }
 
     fn put_out_of_hand(&self, local: &mut Local, hand: usize) {
-        self.lane.set_hand(hand, None);
         local.hands &= !(1 << hand);
+        self.lane.set_hands(local.hands);
         self.tell(local, Flag::Curious);
         if local.getters > 0 {
             self.changed.notify_all();

@@ -55,7 +55,9 @@ impl Desk {
             self.lines.wake(client);
         }
         let Some(line) = self.lines.all.get_mut(client) else { return Ok(()) };
-        self.state.settle(client, &hands);
+        for item in self.state.settle(client, &hands) {
+            line.recycle(item);
+        }
         self.state.need(client, line.lane.get(Flag::Needs));
         Ok(())
     }

@@ -191,7 +191,7 @@ impl Host {
         who.count(&mut desk.state, 1);
         let result = loop {
             // What is on its way to one who has just died comes back before anything is taken from behind it.
-            let by_socket = !desk.state.has_items();
+            let by_socket = !desk.state.has_items() && desk.state.has_given();
             desk.pump_all(by_socket);
             if let Some(result) = attempt(&mut desk) {
                 break Some(result);

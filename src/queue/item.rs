@@ -54,14 +54,18 @@ impl Item {
         !self.handles.is_empty() || matches!(&self.body, Body::File(..)) || self.len() > INLINE as u64
     }
 
-    /// Moves large bytes into a file, for the way to another process.
-    pub(super) fn make_portable(&mut self) -> io::Result<()> {
+    /// Moves large bytes into a file, for the way to another process: into that one, if it is given.
+    pub(super) fn make_portable(&mut self, spare: Option<Handle>) -> io::Result<()> {
         if let Body::Bytes(bytes, range) = &self.body
             && range.len() > INLINE
         {
-            let file = File::from(memory::memfd(c"procession-item", 0)?);
-            memory::put_into(&file, 0, &bytes[range.clone()])?;
-            self.body = Body::File(Arc::new(file.into()), range.len() as u64);
+            let file = match spare {
+                Some(spare) => spare,
+                None => Arc::new(memory::memfd(c"procession-item", 0)?),
+            };
+            let own = File::from(Arc::try_unwrap(file).or_else(|file| file.try_clone())?);
+            memory::put_into(&own, 0, &bytes[range.clone()])?;
+            self.body = Body::File(Arc::new(own.into()), range.len() as u64);
         }
         Ok(())
     }

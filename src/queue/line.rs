@@ -1,6 +1,6 @@
 //! One client of a queue as its host sees it: its lane, its socket, and what is on the way to it.
 
-use super::item::{INLINE, Item, Note, Word, kind, want};
+use super::item::{Body, INLINE, Item, Note, Word, kind, want};
 use super::state::{ClientId, Lanes};
 use crate::reactor::{Interest, Watch, reactor};
 use crate::sys::EAGAIN;
@@ -10,6 +10,11 @@ use procession_worker::sys::socket;
 use slotmap::SecondaryMap;
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// So many files are kept for a client's next large items, none larger than that.
+const SPARES: usize = 8;
+const SPARE: u64 = 4 << 20;
 
 /// What the rules see of the lanes.
 #[derive(Default)]
@@ -32,6 +37,8 @@ pub(super) struct Line {
     /// What its socket did not take yet.
     pub(super) outbox: VecDeque<(Note, Vec<Handle>)>,
     deliveries: u32,
+    /// Files of large items that the client is done with: their memory is there already.
+    spares: Vec<Handle>,
     blocked: bool,
     pub(super) idle: bool,
     pub(super) has_bell: bool,
@@ -48,9 +55,21 @@ impl Line {
             fds: VecDeque::new(),
             outbox: VecDeque::new(),
             deliveries: 0,
+            spares: Vec::new(),
             blocked: false,
             idle: false,
             has_bell: false,
+        }
+    }
+
+    /// The client is done with an item.
+    pub(super) fn recycle(&mut self, item: Item) {
+        if let Body::File(file, len) = item.body
+            && len <= SPARE
+            && self.spares.len() < SPARES
+            && Arc::strong_count(&file) == 1
+        {
+            self.spares.push(file);
         }
     }
 
@@ -93,7 +112,7 @@ impl Lanes for Lines {
             return None;
         }
         if item.is_heavy() {
-            if !line.outbox.is_empty() || item.make_portable().is_err() {
+            if !line.outbox.is_empty() || item.make_portable(line.spares.pop()).is_err() {
                 return None;
             }
             line.deliveries = line.deliveries.wrapping_add(1);

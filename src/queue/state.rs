@@ -166,13 +166,21 @@ impl State {
         Ok(())
     }
 
-    /// These are still in hand, of all that were taken.
-    pub(super) fn settle(&mut self, client: ClientId, hands: &[u32]) {
-        if let Some(member) = self.members.get_mut(client) {
-            let before = member.in_hand.len();
-            member.in_hand.retain(|number, _| hands.contains(number));
-            member.undone += (before - member.in_hand.len()) as u64;
-        }
+    /// These are still in hand, of all that were taken; the others, which are done with.
+    pub(super) fn settle(&mut self, client: ClientId, hands: &[u32]) -> Vec<Item> {
+        let Some(member) = self.members.get_mut(client) else { return Vec::new() };
+        let done: Vec<Item> = member
+            .in_hand
+            .extract_if(.., |number, _| !hands.contains(number))
+            .map(|(_, item)| item)
+            .collect();
+        member.undone += done.len() as u64;
+        done
+    }
+
+    /// Is anything on its way to a client and not known to be taken?
+    pub(super) fn has_given(&self) -> bool {
+        self.members.values().any(|member| !member.given.is_empty())
     }
 
     /// An item came from a client.

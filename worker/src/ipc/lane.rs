@@ -238,18 +238,24 @@ impl Lane {
 
     // ---- hands ----------------------------------------------------------------------------------------------------
 
-    /// The client notes, before it takes item `number`, in which hand; and that it is out of hand again (`None`).
+    /// The client notes, before it takes item `number`, in which hand.
     #[inline]
-    pub fn set_hand(&self, hand: usize, number: Option<u32>) {
-        let word = number.map_or(0, |number| u64::from(number) + 1);
-        self.map.word(AT_HANDS + 8 * (hand % HANDS)).store(word, SeqCst);
+    pub fn set_hand(&self, hand: usize, number: u32) {
+        self.map.half(AT_HANDS + 64 + 4 * (hand % HANDS)).store(number, Relaxed);
+    }
+
+    /// Which hands are full: a bit for each.
+    #[inline]
+    pub fn set_hands(&self, full: u64) {
+        self.map.word(AT_HANDS).store(full, SeqCst);
     }
 
     /// The items in hand, as the client says.
     #[must_use]
     pub fn hands(&self) -> Vec<u32> {
-        let words = (0..HANDS).map(|hand| self.map.word(AT_HANDS + 8 * hand).load(SeqCst));
-        words.filter_map(|word| u32::try_from(word.checked_sub(1)?).ok()).collect()
+        let full = self.map.word(AT_HANDS).load(SeqCst);
+        let hands = (0..HANDS).filter(|hand| full >> hand & 1 != 0);
+        hands.map(|hand| self.map.half(AT_HANDS + 64 + 4 * hand).load(Relaxed)).collect()
     }
 
     // ---- rings ----------------------------------------------------------------------------------------------------
