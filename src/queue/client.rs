@@ -36,6 +36,8 @@ struct Local {
     hands: u64,
     /// Threads that wait for an item.
     getters: usize,
+    /// Threads that sleep beside the one that reads.
+    sleepers: usize,
     /// One of those who wait reads the socket for all.
     led: bool,
     answers: HashMap<u32, u64>,
@@ -114,11 +116,25 @@ impl Client {
         let _ = socket::send(&self.socket, &Note::new(Word::Knock, 0, 0).to_bytes(), &[], false);
     }
 
+    /// The bell, if it has been sent.
+    fn bell<'a>(&self, local: &'a mut Local) -> Option<&'a File> {
+        while local.bell.is_none() && !local.led {
+            match self.receive(false) {
+                Ok(None) => break,
+                message => Self::hear(local, message),
+            }
+            if local.gone {
+                break;
+            }
+        }
+        local.bell.as_ref()
+    }
+
     /// After something that the host may wait for.
-    fn tell(&self, local: &Local, flag: Flag) -> bool {
+    fn tell(&self, local: &mut Local, flag: Flag) -> bool {
         match self.lane.take(flag) {
             0 => return false,
-            2 => match local.bell.as_ref() {
+            2 => match self.bell(local) {
                 // A bell that rings already need not ring more.
                 Some(mut bell) => drop(bell.write(&1_u64.to_ne_bytes())),
                 None => self.knock(),
@@ -170,7 +186,10 @@ impl Client {
         deadline: Option<Instant>,
     ) -> (MutexGuard<'a, Local>, bool) {
         if local.led {
-            return wait::sleep(&self.changed, local, deadline);
+            local.sleepers += 1;
+            let (mut local, in_time) = wait::sleep(&self.changed, local, deadline);
+            local.sleepers -= 1;
+            return (local, in_time);
         }
         local.led = true;
         drop(local);
@@ -183,7 +202,9 @@ impl Client {
         let mut local = self.local();
         local.led = false;
         Self::hear(&mut local, message);
-        self.changed.notify_all();
+        if local.sleepers > 0 {
+            self.changed.notify_all();
+        }
         let in_time = deadline.is_none_or(|deadline| deadline > Instant::now());
         (local, in_time)
     }
@@ -514,7 +535,7 @@ impl Client {
         local.hands &= !(1 << hand);
         self.lane.set_hands(local.hands);
         self.tell(local, Flag::Curious);
-        if local.getters > 0 {
+        if local.getters > 0 && local.sleepers > 0 {
             self.changed.notify_all();
         }
     }

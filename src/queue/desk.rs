@@ -27,6 +27,8 @@ pub(super) struct Desk {
     pub(super) doors: SlotMap<DoorId, (OwnedFd, Watch)>,
     /// Does somebody sleep on the bell, for all who wait here?
     pub(super) led: bool,
+    /// So many sleep beside it, until they are told.
+    pub(super) sleepers: usize,
     /// Doors that clients have sent, to be opened.
     pub(super) opened: Vec<OwnedFd>,
     pub(super) capacity: Capacity,
@@ -273,7 +275,9 @@ impl Desk {
         for line in self.lines.all.values() {
             let how = if by_bell && line.has_bell { 2 } else { 1 };
             line.lane.set(Flag::Hungry, how);
-            line.lane.set(Flag::Curious, how);
+            if self.state.cares_for_gets() {
+                line.lane.set(Flag::Curious, how);
+            }
         }
     }
 

@@ -47,6 +47,7 @@ impl Host {
                 doors: SlotMap::with_key(),
                 opened: Vec::new(),
                 led: false,
+                sleepers: 0,
                 capacity,
             }),
             changed: Condvar::new(),
@@ -73,7 +74,7 @@ impl Host {
         if std::mem::take(&mut desk.lines.wake_local) {
             match (desk.led, self.bell.get()) {
                 (true, Some(bell)) => bell.ring(),
-                _ => self.changed.notify_all(),
+                _ => self.wake(desk),
             }
         }
     }
@@ -224,6 +225,13 @@ impl Host {
         }
     }
 
+    /// Those who sleep without a bell look for themselves.
+    fn wake(&self, desk: &Desk) {
+        if desk.sleepers > 0 {
+            self.changed.notify_all();
+        }
+    }
+
     /// Is the bell free, and there somebody to ring it?
     fn can_lead(&self, desk: &Desk) -> bool {
         self.bell.get().is_some() && !desk.led && !desk.lines.all.is_empty()
@@ -242,10 +250,15 @@ impl Host {
                 let mut desk = self.desk();
                 desk.led = false;
                 bell.hush();
-                self.changed.notify_all();
+                self.wake(&desk);
                 desk
             }
-            None => wait::sleep(&self.changed, desk, deadline).0,
+            None => {
+                desk.sleepers += 1;
+                let (mut desk, _) = wait::sleep(&self.changed, desk, deadline);
+                desk.sleepers -= 1;
+                desk
+            }
         }
     }
 

@@ -60,6 +60,8 @@ struct Member {
     need: u32,
     /// Somebody there waits for an item; is he the only one of his process who could put?
     wants: Option<bool>,
+    /// Has it ever taken anything?
+    consumes: bool,
     joining: Vec<u32>,
 }
 
@@ -158,6 +160,7 @@ impl State {
         if count > member.given.len() {
             return Err(Nonsense);
         }
+        member.consumes |= count > 0;
         for given in member.given.drain(..count) {
             self.used -= u64::from(given.item.units);
             member.in_hand.insert(member.first, given.item);
@@ -314,6 +317,11 @@ impl State {
         self.local_waits() || self.others_wait()
     }
 
+    /// Does anybody wait for items to be taken: for room, or for the end of all?
+    pub(super) fn cares_for_gets(&self) -> bool {
+        self.closed || self.local_putters > 0 || !self.starved.is_empty()
+    }
+
     pub(super) const fn local_waits(&self) -> bool {
         self.local_getters + self.local_putters + self.local_joiners > 0
     }
@@ -404,6 +412,17 @@ impl State {
                 self.waiting.push_back(client);
             }
         }
+        self.give_ahead(lanes);
+    }
+
+    /// The only consumer has what there is before it asks; should somebody else ask first, it is taken back.
+    fn give_ahead(&mut self, lanes: &mut impl Lanes) {
+        if self.local_getters > 0 || self.members.values().filter(|member| member.consumes).count() != 1 {
+            return;
+        }
+        let Some((client, _)) = self.members.iter().find(|(_, member)| member.consumes) else { return };
+        // Descriptors are not sent for nothing.
+        while self.queue.front().is_some_and(|item| !item.is_heavy()) && self.give(client, 1, lanes) {}
     }
 
     /// Gives a client up to `most` items, and answers its wants; false if none found room.
