@@ -175,21 +175,20 @@ fn queue_4_to_4(bench: &Bench) -> Outcome {
         }
         Ok((orders, items, sums, children, size))
     };
-    let run =
-        |(orders, items, sums, _, size): &(Queue<u64>, Queue<u64>, Queue<u64>, Vec<Child<()>>, usize)| {
-            let all = timed(|| {
-                let each = ITEMS / *size as u64;
-                (0..*size).try_for_each(|_| orders.put(each))?;
-                let mut seen = 0;
-                while seen < each * *size as u64 {
-                    // Each consumer that finds the mark reports; marks go in when the items are likely through.
-                    items.put(u64::MAX)?;
-                    seen += sums.get()?;
-                }
-                Ok(())
-            });
-            all.map(|all| all / ITEMS as f64)
-        };
+    let run = |(orders, items, sums, _, size): &Crowd| {
+        let all = timed(|| {
+            let each = ITEMS / *size as u64;
+            (0..*size).try_for_each(|_| orders.put(each))?;
+            let mut seen = 0;
+            while seen < each * *size as u64 {
+                // Each consumer that finds the mark reports; marks go in when the items are likely through.
+                items.put(u64::MAX)?;
+                seen += sums.get()?;
+            }
+            Ok(())
+        });
+        all.map(|all| all / ITEMS as f64)
+    };
     let (many, one) = (crowd(4)?, crowd(1)?);
     bench.compare("queue_4_to_4", 11, || run(&many), || run(&one))
 }
