@@ -283,12 +283,13 @@ impl Client {
         if heavy {
             self.knock();
             // Descriptors that the host has no room for are told at once, while the value is still here.
-            return match self.await_answer(local, id, deadline).1 {
+            let (local, answer) = self.await_answer(local, id, deadline);
+            return match answer {
                 Some(0) => Ok(()),
                 Some(errno) => {
                     Err(NotPut::Io(io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0))))
                 }
-                None if self.local().gone => Err(NotPut::Gone),
+                None if local.gone => Err(NotPut::Gone),
                 None => Ok(()),
             };
         }
