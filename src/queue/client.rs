@@ -57,13 +57,21 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// An item that has been taken and not yet been looked at.
+/// An item that has been taken, and is in hand until this is dropped: then it is the caller's.
 #[derive(Debug)]
-pub(super) struct Got {
+pub(super) struct Got<'a> {
     pub(super) bytes: Bytes,
     pub(super) came: Incoming,
     pub(super) number: u32,
     hand: usize,
+    client: &'a Client,
+}
+
+impl Drop for Got<'_> {
+    fn drop(&mut self) {
+        let mut local = self.client.local();
+        self.client.put_out_of_hand(&mut local, self.hand);
+    }
 }
 
 impl Client {
@@ -395,7 +403,11 @@ impl Client {
     // ---- get ------------------------------------------------------------------------------------------------------
 
     /// Takes an item. With `sole` the caller is the only one of this process who could put.
-    pub(super) fn get(&self, deadline: Option<Instant>, sole: impl Fn() -> bool) -> Result<Got, GetError> {
+    pub(super) fn get(
+        &self,
+        deadline: Option<Instant>,
+        sole: impl Fn() -> bool,
+    ) -> Result<Got<'_>, GetError> {
         let mut local = self.local();
         let before = local.overs;
         let mut asked = false;
@@ -431,13 +443,20 @@ impl Client {
                 continue;
             }
             local.getters += 1;
-            self.lane.set(Flag::Wants, if sole() { 2 } else { 1 });
-            // What came just before the host could see that is found here.
-            if self.lane.claim(Claims::Gets).left() == 0 {
-                if self.lane.get(Flag::Idle) == 0 {
-                    self.knock();
+            if local.hands.count_ones() as usize == HANDS {
+                // Another thread here will empty one.
+                local.sleepers += 1;
+                local = wait::sleep(&self.changed, local, deadline).0;
+                local.sleepers -= 1;
+            } else {
+                self.lane.set(Flag::Wants, if sole() { 2 } else { 1 });
+                // What came just before the host could see that is found here.
+                if self.lane.claim(Claims::Gets).left() == 0 {
+                    if self.lane.get(Flag::Idle) == 0 {
+                        self.knock();
+                    }
+                    local = self.wait(local, deadline).0;
                 }
-                local = self.wait(local, deadline).0;
             }
             local.getters -= 1;
             if local.getters == 0 {
@@ -452,7 +471,7 @@ impl Client {
     fn take<'a>(
         &'a self,
         mut local: MutexGuard<'a, Local>,
-    ) -> (MutexGuard<'a, Local>, Result<Option<Got>, GetError>) {
+    ) -> (MutexGuard<'a, Local>, Result<Option<Got<'a>>, GetError>) {
         let hand = (!local.hands).trailing_zeros() as usize;
         let claim = self.lane.claim(Claims::Gets);
         if hand >= HANDS || claim.left() == 0 {
@@ -468,7 +487,7 @@ impl Client {
         local.hands |= 1 << hand;
         let (kind, payload) = self.read_frame(&mut local);
         self.undone.fetch_add(1, Ordering::Relaxed);
-        let got = |bytes, came| Ok(Some(Got { bytes, came, number, hand }));
+        let got = |bytes, came| Ok(Some(Got { bytes, came, number, hand, client: self }));
         if kind == kind::LIGHT {
             return (local, got(Bytes::Copied(payload), Incoming::default()));
         }
@@ -524,12 +543,6 @@ impl Client {
             filed => Bytes::of_file(fds.remove(0), filed),
         };
         (local, bytes.map(|bytes| (bytes, Incoming::new(fds, trouble))).map_err(GetError::Io))
-    }
-
-    /// The item has been looked at, and is the caller's now.
-    pub(super) fn done_with(&self, got: &Got) {
-        let mut local = self.local();
-        self.put_out_of_hand(&mut local, got.hand);
     }
 
     fn put_out_of_hand(&self, local: &mut Local, hand: usize) {

@@ -41,9 +41,10 @@ impl<T: DeserializeOwned> Lease<T> {
                 let value = unwrap(&got.bytes, came);
                 // Before it is out of hand: there is no moment at which nobody keeps it.
                 let kept = if value.is_ok() { client.report(kind::LEASED, got.number) } else { Ok(()) };
-                client.done_with(&got);
+                let number = got.number;
+                drop(got);
                 kept.map_err(gone)?;
-                (value?, Held::There(Arc::clone(&queue.post), got.number))
+                (value?, Held::There(Arc::clone(&queue.post), number))
             }
         };
         Ok(Self { value: Some(value), held: Some(held) })

@@ -360,7 +360,7 @@ impl<T: DeserializeOwned> Queue<T> {
                 let mut got = client.get(deadline, || self.is_sole())?;
                 let came = std::mem::take(&mut got.came);
                 let value = unwrap(&got.bytes, came);
-                client.done_with(&got);
+                drop(got);
                 value
             }
         }
