@@ -36,6 +36,8 @@ struct Local {
     hands: u64,
     /// Threads that wait for an item.
     getters: usize,
+    /// What each thread needs that waits for room.
+    needs: Vec<u32>,
     /// Threads that sleep beside the one that reads.
     sleepers: usize,
     /// One of those who wait reads the socket for all.
@@ -340,36 +342,53 @@ impl Client {
                 return Err(NotPut::Closed);
             }
             if self.lane.claim_next(Claims::Puts, units).is_some() {
-                if self.lane.get(Flag::Needs) != 0 {
-                    self.lane.set(Flag::Needs, 0);
-                }
                 return Ok(local);
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 if asked {
-                    self.lane.set(Flag::Needs, 0);
                     return Err(NotPut::Full);
                 }
                 // Who will not wait for room still wants to know whether there is any.
                 asked = true;
-                self.lane.set(Flag::Needs, units);
+                self.need(&mut local, units);
                 let id = self.next_id();
-                if !self.say(Note::new(Word::Ask, id, Ask::Room as u64), &[], None) {
+                if self.say(Note::new(Word::Ask, id, Ask::Room as u64), &[], None) {
+                    local = self.await_answer(local, id, None).0;
+                } else {
                     local.gone = true;
-                    continue;
                 }
-                local = self.await_answer(local, id, None).0;
+                self.need_no_more(&mut local, units);
                 continue;
             }
-            self.lane.set(Flag::Needs, units);
+            self.need(&mut local, units);
             self.lane.set(Flag::Asleep, 1);
             // What the host gave before it could see the need is found here.
-            if self.lane.claim_next(Claims::Puts, units).is_some() {
-                self.lane.set(Flag::Needs, 0);
+            let claimed = self.lane.claim_next(Claims::Puts, units).is_some();
+            if !claimed {
+                self.knock();
+                local = self.wait(local, deadline).0;
+            }
+            self.need_no_more(&mut local, units);
+            if claimed {
                 return Ok(local);
             }
+        }
+    }
+
+    /// The host hears of the largest need: whoever has a smaller one is served with it.
+    fn need(&self, local: &mut Local, units: u32) {
+        local.needs.push(units);
+        self.lane.set(Flag::Needs, local.needs.iter().copied().max().unwrap_or(0));
+    }
+
+    fn need_no_more(&self, local: &mut Local, units: u32) {
+        if let Some(at) = local.needs.iter().position(|need| *need == units) {
+            local.needs.swap_remove(at);
+        }
+        self.lane.set(Flag::Needs, local.needs.iter().copied().max().unwrap_or(0));
+        if !local.needs.is_empty() {
+            // What others wait for may be there, now that this one does not wait for more.
             self.knock();
-            local = self.wait(local, deadline).0;
         }
     }
 
