@@ -14,7 +14,10 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Who will not wait is told what the host says, if that is not stopped: so long is it asked for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Client {
     lane: Lane,
@@ -105,18 +108,18 @@ impl Client {
 
     // ---- the socket -----------------------------------------------------------------------------------------------
 
-    /// Says something that must arrive; false at the deadline or if nobody is there.
-    fn say(&self, note: Note, fds: &[RawFd], deadline: Option<Instant>) -> bool {
+    /// Says something that must arrive; false at the deadline, an error if nobody is there.
+    fn say(&self, note: Note, fds: &[RawFd], deadline: Option<Instant>) -> io::Result<bool> {
         loop {
             match socket::send(&self.socket, &note.to_bytes(), fds, false) {
-                Ok(()) => return true,
+                Ok(()) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let [room] = wait::ready([(self.socket.as_fd(), true)], deadline);
                     if !room && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                        return false;
+                        return Ok(false);
                     }
                 }
-                Err(_) => return false,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -222,7 +225,7 @@ impl Client {
     /// Asks the host, and waits for its answer.
     fn answer(&self, word: Word, value: u64, deadline: Option<Instant>) -> Option<u64> {
         let id = self.next_id();
-        if !self.say(Note::new(word, id, value), &[], deadline) {
+        if !self.say(Note::new(word, id, value), &[], deadline).unwrap_or(false) {
             return None;
         }
         self.await_answer(self.local(), id, deadline).1
@@ -257,7 +260,7 @@ impl Client {
     /// A door of the host's for whoever has the other end.
     pub(super) fn ticket(&self) -> io::Result<OwnedFd> {
         let (host, ours) = socket::pair()?;
-        if self.say(Note::new(Word::Door, 0, 0), &[host.as_raw_fd()], None) {
+        if self.say(Note::new(Word::Door, 0, 0), &[host.as_raw_fd()], None).is_ok() {
             Ok(ours)
         } else {
             Err(io::Error::new(io::ErrorKind::NotConnected, "the queue's process is gone"))
@@ -278,14 +281,16 @@ impl Client {
         let parts: [&[u8]; 2] = if heavy { [&head, inline] } else { [inline, &[]] };
         let length = (parts[0].len() + parts[1].len() + MAX_HEADER) as u64;
         let room;
-        (local, room) = self.wait_for_ring(local, length, deadline);
+        // A host that runs empties it at once.
+        let patient = patient(deadline);
+        (local, room) = self.wait_for_ring(local, length, patient);
         if let Err(error) = room {
             self.unclaim(item.units);
             return Err(error);
         }
-        if heavy && !self.send_fds(id, &handles) {
+        if heavy && let Err(error) = self.send_fds(id, &handles, patient) {
             self.unclaim(item.units);
-            return Err(NotPut::Gone);
+            return Err(error);
         }
         local.up +=
             self.lane.write_frame(Way::Up, local.up, if heavy { kind::HEAVY } else { kind::LIGHT }, parts);
@@ -306,11 +311,19 @@ impl Client {
         Ok(())
     }
 
-    fn send_fds(&self, id: u32, handles: &[Handle]) -> bool {
-        handles.chunks(socket::AT_ONCE).all(|batch| {
+    fn send_fds(&self, id: u32, handles: &[Handle], deadline: Option<Instant>) -> Result<(), NotPut> {
+        let mut deadline = deadline;
+        for batch in handles.chunks(socket::AT_ONCE) {
             let numbers: Vec<RawFd> = batch.iter().map(AsRawFd::as_raw_fd).collect();
-            self.say(Note::new(Word::Fds, id, batch.len() as u64), &numbers, None)
-        })
+            match self.say(Note::new(Word::Fds, id, batch.len() as u64), &numbers, deadline) {
+                Ok(true) => {}
+                Ok(false) => return Err(NotPut::Full),
+                Err(_) => return Err(NotPut::Gone),
+            }
+            // Where some are, the rest must follow.
+            deadline = None;
+        }
+        Ok(())
     }
 
     /// What was written is finished; the host hears of it if it wants to, or if the ring fills up.
@@ -351,11 +364,11 @@ impl Client {
                 // Who will not wait for room still wants to know whether there is any.
                 asked = true;
                 self.need(&mut local, units);
-                let id = self.next_id();
-                if self.say(Note::new(Word::Ask, id, Ask::Room as u64), &[], None) {
-                    local = self.await_answer(local, id, None).0;
-                } else {
-                    local.gone = true;
+                let (id, patient) = (self.next_id(), patient(deadline));
+                match self.say(Note::new(Word::Ask, id, Ask::Room as u64), &[], patient) {
+                    Ok(true) => local = self.await_answer(local, id, patient).0,
+                    Ok(false) => {}
+                    Err(_) => local.gone = true,
                 }
                 self.need_no_more(&mut local, units);
                 continue;
@@ -367,6 +380,8 @@ impl Client {
             if !claimed {
                 self.knock();
                 local = self.wait(local, deadline).0;
+                // The host has known.
+                asked = true;
             }
             self.need_no_more(&mut local, units);
             if claimed {
@@ -449,13 +464,13 @@ impl Client {
                     break Err(GetError::Empty);
                 }
                 asked = true;
-                let id = self.next_id();
-                if !self.say(Note::new(Word::Want, id, u64::from(sole())), &[], None) {
-                    local.gone = true;
-                    continue;
+                let (id, patient) = (self.next_id(), patient(deadline));
+                let mut answer = None;
+                match self.say(Note::new(Word::Want, id, u64::from(sole())), &[], patient) {
+                    Ok(true) => (local, answer) = self.await_answer(local, id, patient),
+                    Ok(false) => {}
+                    Err(_) => local.gone = true,
                 }
-                let answer;
-                (local, answer) = self.await_answer(local, id, None);
                 if answer == Some(want::OVER) {
                     break Err(GetError::Closed);
                 }
@@ -475,6 +490,8 @@ impl Client {
                         self.knock();
                     }
                     local = self.wait(local, deadline).0;
+                    // The host has known.
+                    asked = true;
                 }
             }
             local.getters -= 1;
@@ -596,7 +613,7 @@ impl Client {
     /// Waits until all tasks are done.
     pub(super) fn join(&self, deadline: Option<Instant>) -> bool {
         let id = self.next_id();
-        if !self.say(Note::new(Word::Ask, id, Ask::Join as u64), &[], deadline) {
+        if !self.say(Note::new(Word::Ask, id, Ask::Join as u64), &[], deadline).unwrap_or(false) {
             return false;
         }
         let answer = self.await_answer(self.local(), id, deadline).1;
@@ -609,4 +626,9 @@ impl Client {
     pub(super) const fn capacity(&self) -> Capacity {
         self.capacity
     }
+}
+
+/// The deadline, but time enough for a host that runs to answer.
+fn patient(deadline: Option<Instant>) -> Option<Instant> {
+    deadline.map(|deadline| deadline.max(Instant::now() + PATIENCE))
 }
