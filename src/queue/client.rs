@@ -48,12 +48,18 @@ struct Local {
     answers: HashMap<u32, u64>,
     /// Answers that nobody waits for any more.
     unwanted: HashSet<u32>,
-    fds: BTreeMap<u32, Vec<OwnedFd>>,
-    fds_lost: Option<i32>,
+    fds: BTreeMap<u32, Came>,
     bell: Option<File>,
     /// How often the host has said that nothing more will come.
     overs: u64,
     gone: bool,
+}
+
+/// Descriptors of one large item, and how many there was no room for.
+#[derive(Default)]
+struct Came {
+    fds: Vec<OwnedFd>,
+    lost: usize,
 }
 
 impl std::fmt::Debug for Client {
@@ -179,10 +185,9 @@ impl Client {
         };
         match note.word {
             Word::Fds => {
-                if fds.len() as u64 != note.value {
-                    local.fds_lost = Some(crate::sys::EMFILE);
-                }
-                local.fds.entry(note.id).or_default().extend(fds);
+                let came = local.fds.entry(note.id).or_default();
+                came.lost += usize::try_from(note.value).unwrap_or(0).saturating_sub(fds.len());
+                came.fds.extend(fds);
             }
             Word::Bell => local.bell = fds.pop().map(File::from),
             Word::Answer if note.id == 0 => local.overs += u64::from(note.value == want::OVER),
@@ -250,6 +255,15 @@ impl Client {
                 local.unwanted.insert(id);
                 return (local, None);
             }
+        }
+    }
+
+    /// All but one handle in this process are gone: whoever waits by it is the only one here who could put.
+    pub(super) fn look_again(&self) {
+        let local = self.local();
+        if local.getters > 0 {
+            self.lane.set(Flag::Wants, 2);
+            self.knock();
         }
     }
 
@@ -341,6 +355,8 @@ impl Client {
     fn unclaim(&self, units: u32) {
         // Only this side moves this half of the word, and only under our lock; but the lock may have been let go.
         self.lane.unclaim(Claims::Puts, units);
+        // Others may wait for that room, or for its end.
+        self.knock();
     }
 
     /// Takes room for so many units.
@@ -532,6 +548,7 @@ impl Client {
         match unpacked {
             Ok((bytes, came)) => (local, got(bytes, came)),
             Err(error) => {
+                local = self.put_back(local, number);
                 self.put_out_of_hand(&mut local, hand);
                 (local, Err(error))
             }
@@ -561,8 +578,8 @@ impl Client {
         payload: &[u8],
     ) -> (MutexGuard<'a, Local>, Result<(Bytes, Incoming), GetError>) {
         let Some((head, inline)) = Heavy::split(payload) else { return (local, Err(GetError::Gone)) };
-        let here = |local: &Local| local.fds.get(&head.id).map_or(0, Vec::len) >= head.count as usize;
-        while !here(&local) && local.fds_lost.is_none() {
+        let told = |came: &Came| came.fds.len() + came.lost >= head.count as usize;
+        while head.count > 0 && !local.fds.get(&head.id).is_some_and(told) {
             if local.gone {
                 return (local, Err(GetError::Gone));
             }
@@ -571,14 +588,27 @@ impl Client {
         // Older ones belong to items that were taken back; several threads may be about as many items.
         let oldest = head.id.saturating_sub(HANDS as u32);
         local.fds = local.fds.split_off(&oldest);
-        let mut fds = local.fds.remove(&head.id).unwrap_or_default();
-        let trouble = if fds.len() < head.count as usize { local.fds_lost.take() } else { None };
+        let Came { mut fds, lost } = local.fds.remove(&head.id).unwrap_or_default();
         let bytes = match head.filed {
+            _ if lost > 0 => Err(io::Error::from_raw_os_error(crate::sys::EMFILE)),
             0 => Ok(Bytes::Copied(inline.to_vec())),
-            _ if fds.is_empty() => Err(io::Error::from_raw_os_error(trouble.unwrap_or(crate::sys::EIO))),
+            _ if fds.is_empty() => Err(io::Error::from_raw_os_error(crate::sys::EIO)),
             filed => Bytes::of_file(fds.remove(0), filed),
         };
-        (local, bytes.map(|bytes| (bytes, Incoming::new(fds, trouble))).map_err(GetError::Io))
+        (local, bytes.map(|bytes| (bytes, Incoming::new(fds, None))).map_err(GetError::Io))
+    }
+
+    /// An item that there is no room for goes back, to whoever has some.
+    fn put_back<'a>(&'a self, local: MutexGuard<'a, Local>, number: u32) -> MutexGuard<'a, Local> {
+        let (mut local, room) = self.wait_for_ring(local, 64, None);
+        if room.is_ok() {
+            for kind in [kind::LEASED, kind::BACK] {
+                local.up += self.lane.write_frame(Way::Up, local.up, kind, [&number.to_le_bytes(), &[]]);
+            }
+            self.committed(&mut local);
+            self.undone.fetch_sub(1, Ordering::Relaxed);
+        }
+        local
     }
 
     fn put_out_of_hand(&self, local: &mut Local, hand: usize) {
