@@ -606,7 +606,7 @@ impl Client {
                 local.up += self.lane.write_frame(Way::Up, local.up, kind, [&number.to_le_bytes(), &[]]);
             }
             self.committed(&mut local);
-            self.undone.fetch_sub(1, Ordering::Relaxed);
+            let _ = self.undone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         }
         local
     }
@@ -628,6 +628,10 @@ impl Client {
         room?;
         local.up += self.lane.write_frame(Way::Up, local.up, kind, [&number.to_le_bytes(), &[]]);
         self.committed(&mut local);
+        if kind == kind::LEASED {
+            // The lease's end will report it.
+            let _ = self.undone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        }
         Ok(())
     }
 

@@ -42,10 +42,12 @@ impl Desk {
         }
         let Self { state, lines, .. } = self;
         let Some(line) = lines.all.get_mut(client) else { return Ok(()) };
-        // In this order: a hand that is empty is empty because the item is done, or leased by a frame that is there.
-        state.taken(client, line.lane.claim(Claims::Gets).next)?;
+        // In this order: a hand that is empty is empty because the item is done, or leased by a frame that is there; and
+        // a frame may speak of an item that was taken a moment ago.
+        let before = line.lane.claim(Claims::Gets).next;
         let hands = line.lane.hands();
         let committed = line.lane.committed(Way::Up);
+        state.taken(client, line.lane.claim(Claims::Gets).next)?;
         let fresh = committed.checked_sub(line.read).filter(|fresh| *fresh <= RING).ok_or(Nonsense)?;
         if fresh > 0 {
             let mut bytes = Vec::new();
@@ -57,7 +59,7 @@ impl Desk {
             self.lines.wake(client);
         }
         let Some(line) = self.lines.all.get_mut(client) else { return Ok(()) };
-        for item in self.state.settle(client, &hands) {
+        for item in self.state.settle(client, &hands, before) {
             line.recycle(item);
         }
         self.state.need(client, line.lane.get(Flag::Needs));

@@ -53,8 +53,8 @@ struct Member {
     /// Taken, and its `get` has not returned as far as we know.
     in_hand: BTreeMap<u32, Item>,
     leased: BTreeMap<u32, Item>,
-    /// Items that it got, less tasks that it has reported done.
-    undone: u64,
+    /// Items that it got, less tasks that it has reported done: a report may come first.
+    undone: i64,
     /// Room given that has not come back as an item.
     credit: u32,
     need: u32,
@@ -143,7 +143,16 @@ impl State {
             self.put_back(item);
         }
         // Nobody will report these.
-        self.unfinished = self.unfinished.saturating_sub(member.undone);
+        let undone = u64::try_from(member.undone).unwrap_or(0);
+        let most = self.unfinished.saturating_sub(undone);
+        // What one has got another may have reported; but what is here is not done.
+        self.unfinished = most.max(self.kept().min(self.unfinished));
+    }
+
+    /// Items that are in the queue, or in somebody's hands.
+    fn kept(&self) -> u64 {
+        let held = |member: &Member| member.given.len() + member.in_hand.len() + member.leased.len();
+        (self.queue.len() + self.members.values().map(held).sum::<usize>()) as u64
     }
 
     fn put_back(&mut self, item: Item) {
@@ -169,15 +178,15 @@ impl State {
         Ok(())
     }
 
-    /// These are still in hand, of all that were taken; the others, which are done with.
-    pub(super) fn settle(&mut self, client: ClientId, hands: &[u32]) -> Vec<Item> {
+    /// These are still in hand, of all that were taken before number `before`; the others, which are done with.
+    pub(super) fn settle(&mut self, client: ClientId, hands: &[u32], before: u32) -> Vec<Item> {
         let Some(member) = self.members.get_mut(client) else { return Vec::new() };
         let done: Vec<Item> = member
             .in_hand
-            .extract_if(.., |number, _| !hands.contains(number))
+            .extract_if(.., |number, _| number.wrapping_sub(before) > u32::MAX / 2 && !hands.contains(number))
             .map(|(_, item)| item)
             .collect();
-        member.undone += done.len() as u64;
+        member.undone = member.undone.saturating_add_unsigned(done.len() as u64);
         done
     }
 
