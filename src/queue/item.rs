@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Items up to this size go through a lane's ring; larger ones in a memory file of their own.
@@ -134,9 +134,9 @@ pub(super) enum Bytes {
 }
 
 impl Bytes {
-    pub(super) fn of_file(file: OwnedFd, len: u64) -> io::Result<Self> {
+    pub(super) fn of_file(file: impl AsFd, len: u64) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidData)?;
-        Ok(Self::Mapped(Lent::new(&File::from(file), 0, len)?))
+        Ok(Self::Mapped(Lent::new(file, 0, len)?))
     }
 }
 

@@ -62,6 +62,12 @@ impl Line {
         }
     }
 
+    /// The room that somebody there waits for, unless it is there already.
+    pub(super) fn needs(&self) -> u32 {
+        let units = self.lane.get(Flag::Needs);
+        if self.lane.claim(Claims::Puts).left() < units { units } else { 0 }
+    }
+
     /// The client is done with an item.
     pub(super) fn recycle(&mut self, item: Item) {
         if let Body::File(file, len) = item.body

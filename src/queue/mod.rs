@@ -356,7 +356,13 @@ impl<T: DeserializeOwned> Queue<T> {
         match &self.post.side {
             Side::Host(host) => {
                 let item = host.get(deadline, || self.is_sole())?;
-                unwrap(&host::bytes_of(&item).map_err(GetError::Io)?, host::came_with(item)?)
+                match host::bytes_of(&item) {
+                    Ok(bytes) => unwrap(&bytes, host::came_with(item)?),
+                    Err(error) => {
+                        host.put_back(item);
+                        Err(GetError::Io(error))
+                    }
+                }
             }
             Side::Client(client) => {
                 let mut got = client.get(deadline, || self.is_sole())?;
