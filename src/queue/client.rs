@@ -14,7 +14,10 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Who will not wait is told what the host says, if that is not stopped: so long is it asked for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Client {
     lane: Lane,
@@ -36,6 +39,8 @@ struct Local {
     hands: u64,
     /// Threads that wait for an item.
     getters: usize,
+    /// What each thread needs that waits for room.
+    needs: Vec<u32>,
     /// Threads that sleep beside the one that reads.
     sleepers: usize,
     /// One of those who wait reads the socket for all.
@@ -43,12 +48,18 @@ struct Local {
     answers: HashMap<u32, u64>,
     /// Answers that nobody waits for any more.
     unwanted: HashSet<u32>,
-    fds: BTreeMap<u32, Vec<OwnedFd>>,
-    fds_lost: Option<i32>,
+    fds: BTreeMap<u32, Came>,
     bell: Option<File>,
     /// How often the host has said that nothing more will come.
     overs: u64,
     gone: bool,
+}
+
+/// Descriptors of one large item, and how many there was no room for.
+#[derive(Default)]
+struct Came {
+    fds: Vec<OwnedFd>,
+    lost: usize,
 }
 
 impl std::fmt::Debug for Client {
@@ -57,13 +68,21 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// An item that has been taken and not yet been looked at.
+/// An item that has been taken, and is in hand until this is dropped: then it is the caller's.
 #[derive(Debug)]
-pub(super) struct Got {
+pub(super) struct Got<'a> {
     pub(super) bytes: Bytes,
     pub(super) came: Incoming,
     pub(super) number: u32,
     hand: usize,
+    client: &'a Client,
+}
+
+impl Drop for Got<'_> {
+    fn drop(&mut self) {
+        let mut local = self.client.local();
+        self.client.put_out_of_hand(&mut local, self.hand);
+    }
 }
 
 impl Client {
@@ -95,18 +114,18 @@ impl Client {
 
     // ---- the socket -----------------------------------------------------------------------------------------------
 
-    /// Says something that must arrive; false at the deadline or if nobody is there.
-    fn say(&self, note: Note, fds: &[RawFd], deadline: Option<Instant>) -> bool {
+    /// Says something that must arrive; false at the deadline, an error if nobody is there.
+    fn say(&self, note: Note, fds: &[RawFd], deadline: Option<Instant>) -> io::Result<bool> {
         loop {
             match socket::send(&self.socket, &note.to_bytes(), fds, false) {
-                Ok(()) => return true,
+                Ok(()) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let [room] = wait::ready([(self.socket.as_fd(), true)], deadline);
                     if !room && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                        return false;
+                        return Ok(false);
                     }
                 }
-                Err(_) => return false,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -166,10 +185,9 @@ impl Client {
         };
         match note.word {
             Word::Fds => {
-                if fds.len() as u64 != note.value {
-                    local.fds_lost = Some(crate::sys::EMFILE);
-                }
-                local.fds.entry(note.id).or_default().extend(fds);
+                let came = local.fds.entry(note.id).or_default();
+                came.lost += usize::try_from(note.value).unwrap_or(0).saturating_sub(fds.len());
+                came.fds.extend(fds);
             }
             Word::Bell => local.bell = fds.pop().map(File::from),
             Word::Answer if note.id == 0 => local.overs += u64::from(note.value == want::OVER),
@@ -212,7 +230,7 @@ impl Client {
     /// Asks the host, and waits for its answer.
     fn answer(&self, word: Word, value: u64, deadline: Option<Instant>) -> Option<u64> {
         let id = self.next_id();
-        if !self.say(Note::new(word, id, value), &[], deadline) {
+        if !self.say(Note::new(word, id, value), &[], deadline).unwrap_or(false) {
             return None;
         }
         self.await_answer(self.local(), id, deadline).1
@@ -240,6 +258,15 @@ impl Client {
         }
     }
 
+    /// All but one handle in this process are gone: whoever waits by it is the only one here who could put.
+    pub(super) fn look_again(&self) {
+        let local = self.local();
+        if local.getters > 0 {
+            self.lane.set(Flag::Wants, 2);
+            self.knock();
+        }
+    }
+
     pub(super) fn ask(&self, ask: Ask, deadline: Option<Instant>) -> Option<u64> {
         self.answer(Word::Ask, ask as u64, deadline)
     }
@@ -247,7 +274,7 @@ impl Client {
     /// A door of the host's for whoever has the other end.
     pub(super) fn ticket(&self) -> io::Result<OwnedFd> {
         let (host, ours) = socket::pair()?;
-        if self.say(Note::new(Word::Door, 0, 0), &[host.as_raw_fd()], None) {
+        if self.say(Note::new(Word::Door, 0, 0), &[host.as_raw_fd()], None).is_ok() {
             Ok(ours)
         } else {
             Err(io::Error::new(io::ErrorKind::NotConnected, "the queue's process is gone"))
@@ -268,14 +295,16 @@ impl Client {
         let parts: [&[u8]; 2] = if heavy { [&head, inline] } else { [inline, &[]] };
         let length = (parts[0].len() + parts[1].len() + MAX_HEADER) as u64;
         let room;
-        (local, room) = self.wait_for_ring(local, length, deadline);
+        // A host that runs empties it at once.
+        let patient = patient(deadline);
+        (local, room) = self.wait_for_ring(local, length, patient);
         if let Err(error) = room {
             self.unclaim(item.units);
             return Err(error);
         }
-        if heavy && !self.send_fds(id, &handles) {
+        if heavy && let Err(error) = self.send_fds(id, &handles, patient) {
             self.unclaim(item.units);
-            return Err(NotPut::Gone);
+            return Err(error);
         }
         local.up +=
             self.lane.write_frame(Way::Up, local.up, if heavy { kind::HEAVY } else { kind::LIGHT }, parts);
@@ -283,23 +312,32 @@ impl Client {
         if heavy {
             self.knock();
             // Descriptors that the host has no room for are told at once, while the value is still here.
-            return match self.await_answer(local, id, deadline).1 {
+            let (local, answer) = self.await_answer(local, id, deadline);
+            return match answer {
                 Some(0) => Ok(()),
                 Some(errno) => {
                     Err(NotPut::Io(io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0))))
                 }
-                None if self.local().gone => Err(NotPut::Gone),
+                None if local.gone => Err(NotPut::Gone),
                 None => Ok(()),
             };
         }
         Ok(())
     }
 
-    fn send_fds(&self, id: u32, handles: &[Handle]) -> bool {
-        handles.chunks(socket::AT_ONCE).all(|batch| {
+    fn send_fds(&self, id: u32, handles: &[Handle], deadline: Option<Instant>) -> Result<(), NotPut> {
+        let mut deadline = deadline;
+        for batch in handles.chunks(socket::AT_ONCE) {
             let numbers: Vec<RawFd> = batch.iter().map(AsRawFd::as_raw_fd).collect();
-            self.say(Note::new(Word::Fds, id, batch.len() as u64), &numbers, None)
-        })
+            match self.say(Note::new(Word::Fds, id, batch.len() as u64), &numbers, deadline) {
+                Ok(true) => {}
+                Ok(false) => return Err(NotPut::Full),
+                Err(_) => return Err(NotPut::Gone),
+            }
+            // Where some are, the rest must follow.
+            deadline = None;
+        }
+        Ok(())
     }
 
     /// What was written is finished; the host hears of it if it wants to, or if the ring fills up.
@@ -317,6 +355,8 @@ impl Client {
     fn unclaim(&self, units: u32) {
         // Only this side moves this half of the word, and only under our lock; but the lock may have been let go.
         self.lane.unclaim(Claims::Puts, units);
+        // Others may wait for that room, or for its end.
+        self.knock();
     }
 
     /// Takes room for so many units.
@@ -331,36 +371,55 @@ impl Client {
                 return Err(NotPut::Closed);
             }
             if self.lane.claim_next(Claims::Puts, units).is_some() {
-                if self.lane.get(Flag::Needs) != 0 {
-                    self.lane.set(Flag::Needs, 0);
-                }
                 return Ok(local);
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 if asked {
-                    self.lane.set(Flag::Needs, 0);
                     return Err(NotPut::Full);
                 }
                 // Who will not wait for room still wants to know whether there is any.
                 asked = true;
-                self.lane.set(Flag::Needs, units);
-                let id = self.next_id();
-                if !self.say(Note::new(Word::Ask, id, Ask::Room as u64), &[], None) {
-                    local.gone = true;
-                    continue;
+                self.need(&mut local, units);
+                let (id, patient) = (self.next_id(), patient(deadline));
+                match self.say(Note::new(Word::Ask, id, Ask::Room as u64), &[], patient) {
+                    Ok(true) => local = self.await_answer(local, id, patient).0,
+                    Ok(false) => {}
+                    Err(_) => local.gone = true,
                 }
-                local = self.await_answer(local, id, None).0;
+                self.need_no_more(&mut local, units);
                 continue;
             }
-            self.lane.set(Flag::Needs, units);
+            self.need(&mut local, units);
             self.lane.set(Flag::Asleep, 1);
             // What the host gave before it could see the need is found here.
-            if self.lane.claim_next(Claims::Puts, units).is_some() {
-                self.lane.set(Flag::Needs, 0);
+            let claimed = self.lane.claim_next(Claims::Puts, units).is_some();
+            if !claimed {
+                self.knock();
+                local = self.wait(local, deadline).0;
+                // The host has known.
+                asked = true;
+            }
+            self.need_no_more(&mut local, units);
+            if claimed {
                 return Ok(local);
             }
+        }
+    }
+
+    /// The host hears of the largest need: whoever has a smaller one is served with it.
+    fn need(&self, local: &mut Local, units: u32) {
+        local.needs.push(units);
+        self.lane.set(Flag::Needs, local.needs.iter().copied().max().unwrap_or(0));
+    }
+
+    fn need_no_more(&self, local: &mut Local, units: u32) {
+        if let Some(at) = local.needs.iter().position(|need| *need == units) {
+            local.needs.swap_remove(at);
+        }
+        self.lane.set(Flag::Needs, local.needs.iter().copied().max().unwrap_or(0));
+        if !local.needs.is_empty() {
+            // What others wait for may be there, now that this one does not wait for more.
             self.knock();
-            local = self.wait(local, deadline).0;
         }
     }
 
@@ -394,7 +453,11 @@ impl Client {
     // ---- get ------------------------------------------------------------------------------------------------------
 
     /// Takes an item. With `sole` the caller is the only one of this process who could put.
-    pub(super) fn get(&self, deadline: Option<Instant>, sole: impl Fn() -> bool) -> Result<Got, GetError> {
+    pub(super) fn get(
+        &self,
+        deadline: Option<Instant>,
+        sole: impl Fn() -> bool,
+    ) -> Result<Got<'_>, GetError> {
         let mut local = self.local();
         let before = local.overs;
         let mut asked = false;
@@ -417,26 +480,35 @@ impl Client {
                     break Err(GetError::Empty);
                 }
                 asked = true;
-                let id = self.next_id();
-                if !self.say(Note::new(Word::Want, id, u64::from(sole())), &[], None) {
-                    local.gone = true;
-                    continue;
+                let (id, patient) = (self.next_id(), patient(deadline));
+                let mut answer = None;
+                match self.say(Note::new(Word::Want, id, u64::from(sole())), &[], patient) {
+                    Ok(true) => (local, answer) = self.await_answer(local, id, patient),
+                    Ok(false) => {}
+                    Err(_) => local.gone = true,
                 }
-                let answer;
-                (local, answer) = self.await_answer(local, id, None);
                 if answer == Some(want::OVER) {
                     break Err(GetError::Closed);
                 }
                 continue;
             }
             local.getters += 1;
-            self.lane.set(Flag::Wants, if sole() { 2 } else { 1 });
-            // What came just before the host could see that is found here.
-            if self.lane.claim(Claims::Gets).left() == 0 {
-                if self.lane.get(Flag::Idle) == 0 {
-                    self.knock();
+            if local.hands.count_ones() as usize == HANDS {
+                // Another thread here will empty one.
+                local.sleepers += 1;
+                local = wait::sleep(&self.changed, local, deadline).0;
+                local.sleepers -= 1;
+            } else {
+                self.lane.set(Flag::Wants, if sole() { 2 } else { 1 });
+                // What came just before the host could see that is found here.
+                if self.lane.claim(Claims::Gets).left() == 0 {
+                    if self.lane.get(Flag::Idle) == 0 {
+                        self.knock();
+                    }
+                    local = self.wait(local, deadline).0;
+                    // The host has known.
+                    asked = true;
                 }
-                local = self.wait(local, deadline).0;
             }
             local.getters -= 1;
             if local.getters == 0 {
@@ -451,7 +523,7 @@ impl Client {
     fn take<'a>(
         &'a self,
         mut local: MutexGuard<'a, Local>,
-    ) -> (MutexGuard<'a, Local>, Result<Option<Got>, GetError>) {
+    ) -> (MutexGuard<'a, Local>, Result<Option<Got<'a>>, GetError>) {
         let hand = (!local.hands).trailing_zeros() as usize;
         let claim = self.lane.claim(Claims::Gets);
         if hand >= HANDS || claim.left() == 0 {
@@ -467,7 +539,7 @@ impl Client {
         local.hands |= 1 << hand;
         let (kind, payload) = self.read_frame(&mut local);
         self.undone.fetch_add(1, Ordering::Relaxed);
-        let got = |bytes, came| Ok(Some(Got { bytes, came, number, hand }));
+        let got = |bytes, came| Ok(Some(Got { bytes, came, number, hand, client: self }));
         if kind == kind::LIGHT {
             return (local, got(Bytes::Copied(payload), Incoming::default()));
         }
@@ -476,6 +548,7 @@ impl Client {
         match unpacked {
             Ok((bytes, came)) => (local, got(bytes, came)),
             Err(error) => {
+                local = self.put_back(local, number);
                 self.put_out_of_hand(&mut local, hand);
                 (local, Err(error))
             }
@@ -505,8 +578,8 @@ impl Client {
         payload: &[u8],
     ) -> (MutexGuard<'a, Local>, Result<(Bytes, Incoming), GetError>) {
         let Some((head, inline)) = Heavy::split(payload) else { return (local, Err(GetError::Gone)) };
-        let here = |local: &Local| local.fds.get(&head.id).map_or(0, Vec::len) >= head.count as usize;
-        while !here(&local) && local.fds_lost.is_none() {
+        let told = |came: &Came| came.fds.len() + came.lost >= head.count as usize;
+        while head.count > 0 && !local.fds.get(&head.id).is_some_and(told) {
             if local.gone {
                 return (local, Err(GetError::Gone));
             }
@@ -515,20 +588,27 @@ impl Client {
         // Older ones belong to items that were taken back; several threads may be about as many items.
         let oldest = head.id.saturating_sub(HANDS as u32);
         local.fds = local.fds.split_off(&oldest);
-        let mut fds = local.fds.remove(&head.id).unwrap_or_default();
-        let trouble = if fds.len() < head.count as usize { local.fds_lost.take() } else { None };
+        let Came { mut fds, lost } = local.fds.remove(&head.id).unwrap_or_default();
         let bytes = match head.filed {
+            _ if lost > 0 => Err(io::Error::from_raw_os_error(crate::sys::EMFILE)),
             0 => Ok(Bytes::Copied(inline.to_vec())),
-            _ if fds.is_empty() => Err(io::Error::from_raw_os_error(trouble.unwrap_or(crate::sys::EIO))),
+            _ if fds.is_empty() => Err(io::Error::from_raw_os_error(crate::sys::EIO)),
             filed => Bytes::of_file(fds.remove(0), filed),
         };
-        (local, bytes.map(|bytes| (bytes, Incoming::new(fds, trouble))).map_err(GetError::Io))
+        (local, bytes.map(|bytes| (bytes, Incoming::new(fds, None))).map_err(GetError::Io))
     }
 
-    /// The item has been looked at, and is the caller's now.
-    pub(super) fn done_with(&self, got: &Got) {
-        let mut local = self.local();
-        self.put_out_of_hand(&mut local, got.hand);
+    /// An item that there is no room for goes back, to whoever has some.
+    fn put_back<'a>(&'a self, local: MutexGuard<'a, Local>, number: u32) -> MutexGuard<'a, Local> {
+        let (mut local, room) = self.wait_for_ring(local, 64, None);
+        if room.is_ok() {
+            for kind in [kind::LEASED, kind::BACK] {
+                local.up += self.lane.write_frame(Way::Up, local.up, kind, [&number.to_le_bytes(), &[]]);
+            }
+            self.committed(&mut local);
+            let _ = self.undone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        }
+        local
     }
 
     fn put_out_of_hand(&self, local: &mut Local, hand: usize) {
@@ -548,6 +628,10 @@ impl Client {
         room?;
         local.up += self.lane.write_frame(Way::Up, local.up, kind, [&number.to_le_bytes(), &[]]);
         self.committed(&mut local);
+        if kind == kind::LEASED {
+            // The lease's end will report it.
+            let _ = self.undone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        }
         Ok(())
     }
 
@@ -563,7 +647,7 @@ impl Client {
     /// Waits until all tasks are done.
     pub(super) fn join(&self, deadline: Option<Instant>) -> bool {
         let id = self.next_id();
-        if !self.say(Note::new(Word::Ask, id, Ask::Join as u64), &[], deadline) {
+        if !self.say(Note::new(Word::Ask, id, Ask::Join as u64), &[], deadline).unwrap_or(false) {
             return false;
         }
         let answer = self.await_answer(self.local(), id, deadline).1;
@@ -576,4 +660,9 @@ impl Client {
     pub(super) const fn capacity(&self) -> Capacity {
         self.capacity
     }
+}
+
+/// The deadline, but time enough for a host that runs to answer.
+fn patient(deadline: Option<Instant>) -> Option<Instant> {
+    deadline.map(|deadline| deadline.max(Instant::now() + PATIENCE))
 }

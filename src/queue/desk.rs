@@ -2,15 +2,17 @@
 
 use super::Capacity;
 use super::item::{Ask, Body, Heavy, Item, Note, Word, kind, want};
-use super::line::Lines;
-use super::state::{ClientId, Lanes, Nonsense, State};
+use super::line::{Line, Lines};
+use super::state::{ClientId, Lanes, MOST_OWED, Nonsense, State};
 use crate::reactor::{Watch, reactor};
 use crate::sys::EMFILE;
 use procession_worker::ipc::handoff::Handle;
 use procession_worker::ipc::lane::{Claims, Flag, RING, Way};
+use procession_worker::sys::memory::is_sealed;
 use procession_worker::sys::socket;
 use procession_worker::wire::frame;
 use slotmap::{SlotMap, new_key_type};
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -20,6 +22,9 @@ new_key_type! {
     /// Names one ticket's other end.
     pub(super) struct DoorId;
 }
+
+/// So many notes of a client are read at one look.
+const NOTES: usize = 256;
 
 pub(super) struct Desk {
     pub(super) state: State,
@@ -31,6 +36,10 @@ pub(super) struct Desk {
     pub(super) sleepers: usize,
     /// Doors that clients have sent, to be opened.
     pub(super) opened: Vec<OwnedFd>,
+    /// What clients have asked, to be answered.
+    pub(super) asked: VecDeque<(ClientId, Note)>,
+    /// Something has come from a client, or it has gone, since those who sleep here were told.
+    pub(super) news: bool,
     pub(super) capacity: Capacity,
 }
 
@@ -38,16 +47,20 @@ impl Desk {
     /// Reads what a client has written; an error is its end.
     fn pump(&mut self, client: ClientId, by_socket: bool) -> Result<(), Nonsense> {
         if by_socket {
-            self.read_notes(client)?;
+            // Who writes faster than we read is not to keep all others waiting.
+            self.read_notes(client, NOTES, usize::MAX)?;
         }
         let Self { state, lines, .. } = self;
         let Some(line) = lines.all.get_mut(client) else { return Ok(()) };
-        // In this order: a hand that is empty is empty because the item is done, or leased by a frame that is there.
-        state.taken(client, line.lane.claim(Claims::Gets).next)?;
+        // In this order: a hand that is empty is empty because the item is done, or leased by a frame that is there; and
+        // a frame may speak of an item that was taken a moment ago.
+        let before = line.lane.claim(Claims::Gets).next;
         let hands = line.lane.hands();
         let committed = line.lane.committed(Way::Up);
+        state.taken(client, line.lane.claim(Claims::Gets).next)?;
         let fresh = committed.checked_sub(line.read).filter(|fresh| *fresh <= RING).ok_or(Nonsense)?;
         if fresh > 0 {
+            self.news = true;
             let mut bytes = Vec::new();
             line.lane.read(Way::Up, line.read, committed, &mut bytes);
             line.read = committed;
@@ -57,11 +70,10 @@ impl Desk {
             self.lines.wake(client);
         }
         let Some(line) = self.lines.all.get_mut(client) else { return Ok(()) };
-        for item in self.state.settle(client, &hands) {
+        for item in self.state.settle(client, &hands, before) {
             line.recycle(item);
         }
-        self.state.need(client, line.lane.get(Flag::Needs));
-        Ok(())
+        self.state.need(client, line.needs())
     }
 
     fn understand(&mut self, client: ClientId, bytes: &Arc<Vec<u8>>) -> Result<(), Nonsense> {
@@ -97,7 +109,7 @@ impl Desk {
         let count = head.count as usize;
         if self.lines.all.get(client).is_some_and(|line| line.fds.len() < count) {
             // They were sent before the frame was written.
-            self.read_notes(client)?;
+            self.read_notes(client, MOST_OWED, count)?;
         }
         let line = self.lines.all.get_mut(client).ok_or(Nonsense)?;
         if line.fds.len() < count || (head.filed > 0 && count == 0) {
@@ -107,6 +119,10 @@ impl Desk {
         let came: Result<Vec<Handle>, i32> = line.fds.drain(..count).map(|fd| fd.map(Arc::new)).collect();
         let verdict = match came {
             Ok(mut handles) => {
+                // Who maps it must not be ended by who cuts it short.
+                if head.filed > 0 && !is_sealed(&handles[0], head.filed).unwrap_or(false) {
+                    return Err(Nonsense);
+                }
                 let body = if head.filed > 0 {
                     Body::File(handles.remove(0), head.filed)
                 } else {
@@ -124,9 +140,17 @@ impl Desk {
         Ok(())
     }
 
-    fn read_notes(&mut self, client: ClientId) -> Result<(), Nonsense> {
-        loop {
+    /// Reads at most so many notes, or until so many descriptors are there. What they ask is heeded when all frames have been
+    /// understood that were written before.
+    fn read_notes(&mut self, client: ClientId, most: usize, fds_due: usize) -> Result<(), Nonsense> {
+        for _ in 0..most {
             let Some(line) = self.lines.all.get_mut(client) else { return Ok(()) };
+            if line.fds.len() >= fds_due {
+                break;
+            }
+            if line.outbox.len() > MOST_OWED {
+                return Err(Nonsense);
+            }
             let (mut bytes, mut fds) = ([0; Note::SIZE], Vec::new());
             let received = match socket::receive(&line.socket, &mut bytes, &mut fds, false) {
                 Ok(received) if received.len > 0 => received,
@@ -145,14 +169,34 @@ impl Desk {
                     line.fds.extend(fds.into_iter().map(Ok));
                     line.fds.extend((0..missing).map(|_| Err(EMFILE)));
                 }
-                Word::Want => self.wanted(client, note)?,
-                Word::Ask => self.asked(client, note)?,
-                Word::Withdraw => self.state.withdraw(client, note.id),
-                Word::Door => {
-                    let door = fds.pop().ok_or(Nonsense)?;
-                    self.opened.push(door);
-                }
+                Word::Want | Word::Ask | Word::Withdraw => self.asked.push_back((client, note)),
+                Word::Door => match fds.pop() {
+                    Some(door) => self.opened.push(door),
+                    // Whoever has the other end finds it closed.
+                    None if received.fds_lost => {}
+                    None => return Err(Nonsense),
+                },
                 Word::Enter | Word::Answer | Word::Bell => return Err(Nonsense),
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers what has been asked.
+    fn heed(&mut self) {
+        while let Some((client, note)) = self.asked.pop_front() {
+            let heeded = match note.word {
+                Word::Want => self.wanted(client, note),
+                Word::Ask => self.asked(client, note),
+                _ => {
+                    if self.state.withdraw(client, note.id) {
+                        self.lines.answer(client, note.id, 0);
+                    }
+                    Ok(())
+                }
+            };
+            if heeded.is_err() {
+                self.leave(client);
             }
         }
     }
@@ -177,8 +221,8 @@ impl Desk {
             Ask::Len => self.state.len() as u64,
             Ask::Full => u64::from(self.state.is_full()),
             Ask::Room => {
-                let needs = self.lines.all.get(client).map_or(0, |line| line.lane.get(Flag::Needs));
-                self.state.need(client, needs);
+                let needs = self.lines.all.get(client).map_or(0, Line::needs);
+                self.state.need(client, needs)?;
                 self.state.serve(&mut self.lines);
                 let granted = self.state.give_up_need(client);
                 u64::from(granted)
@@ -188,10 +232,7 @@ impl Desk {
                 1
             }
             Ask::TaskDone => u64::from(self.state.task_done(Some(client))),
-            Ask::Join => {
-                self.state.join(client, note.id);
-                return Ok(());
-            }
+            Ask::Join => return self.state.join(client, note.id),
         };
         self.lines.answer(client, note.id, answer);
         Ok(())
@@ -230,11 +271,14 @@ impl Desk {
         {
             reactor.remove(watch, &line.socket);
         }
+        self.news = true;
         self.state.leave(client);
     }
 
     /// Does what there is to do. With `by_bell` somebody sleeps on the bell, or is about to.
     pub(super) fn settle(&mut self, by_bell: bool) {
+        self.heed();
+        self.state.look_anew();
         self.attend();
         if self.state.anybody_waits() {
             // Clients are to tell what they do; and what they did before they knew that is looked at.
@@ -284,12 +328,7 @@ impl Desk {
     /// Looks who waits for an item.
     fn hear_wants(&mut self) {
         for (client, line) in &self.lines.all {
-            let wants = match line.lane.get(Flag::Wants) {
-                1 => Some(false),
-                2 => Some(true),
-                _ => None,
-            };
-            self.state.want(client, wants);
+            self.state.want(client, line.asks());
         }
     }
 }

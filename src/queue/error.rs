@@ -69,7 +69,7 @@ pub enum GetError {
     Gone,
     /// The item is not of the queue's type, and why. It is lost.
     Decode(String),
-    /// The system said no; the item is lost.
+    /// The system said no; the item is in the queue.
     Io(io::Error),
 }
 

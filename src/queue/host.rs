@@ -13,6 +13,7 @@ use procession_worker::ipc::handoff::{Handle, Incoming};
 use procession_worker::ipc::lane::{Flag, Lane};
 use procession_worker::sys::socket;
 use slotmap::{Key, KeyData, SlotMap};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -46,6 +47,8 @@ impl Host {
                 lines: Lines::default(),
                 doors: SlotMap::with_key(),
                 opened: Vec::new(),
+                asked: VecDeque::new(),
+                news: false,
                 led: false,
                 sleepers: 0,
                 capacity,
@@ -200,7 +203,9 @@ impl Host {
             // Clients are asked to tell, and what they did before they were asked is looked at.
             let by_bell = desk.led || self.can_lead(&desk);
             desk.settle(by_bell);
-            desk.lines.wake_local = false;
+            // What was found here may be for others who sleep.
+            desk.lines.wake_local = std::mem::take(&mut desk.news);
+            self.ring(&mut desk);
             if let Some(result) = attempt(&mut desk) {
                 break Some(result);
             }
@@ -219,7 +224,7 @@ impl Host {
     /// The lock's way out when nothing has been waited for.
     fn finish_if_needed(&self, desk: MutexGuard<'_, Desk>) {
         let may_idle = desk.state.may_idle();
-        let wanted = |line: &Line| line.idle != may_idle || matches!(line.lane.get(Flag::Wants), 1 | 2);
+        let wanted = |line: &Line| line.idle != may_idle || line.asks().is_some();
         if desk.state.anybody_waits() || desk.lines.all.values().any(wanted) {
             self.finish(desk);
         }
@@ -282,17 +287,48 @@ impl Host {
 
     /// Takes an item, if there is one until the deadline. With `sole` the caller is the only one here who could put.
     pub(super) fn get(&self, deadline: Option<Instant>, sole: impl Fn() -> bool) -> Result<Item, GetError> {
+        self.take(deadline, sole, |_| {})
+    }
+
+    fn take(
+        &self,
+        deadline: Option<Instant>,
+        sole: impl Fn() -> bool,
+        taken: impl Fn(&mut State),
+    ) -> Result<Item, GetError> {
         self.wait_until(deadline, Waiting::Getter, |desk| match desk.state.pop() {
-            Some(item) => Some(Ok(item)),
+            Some(item) => {
+                taken(&mut desk.state);
+                Some(Ok(item))
+            }
             None => desk.state.is_over(None, sole()).then_some(Err(GetError::Closed)),
         })
         .unwrap_or(Err(GetError::Empty))
     }
 
-    /// A lease that was taken here has come to its end.
-    pub(super) fn give_back(&self, item: Item) {
+    /// What was just taken here, and could not be looked at, goes back.
+    pub(super) fn put_back(&self, item: Item) {
         let mut desk = self.desk();
-        desk.state.give_back(item);
+        desk.state.lease_here();
+        desk.state.lease_here_ended(Some(item));
+        desk.lines.wake_local = true;
+        self.finish(desk);
+    }
+
+    /// Takes an item, and keeps it as well.
+    pub(super) fn lease(&self, deadline: Option<Instant>, sole: impl Fn() -> bool) -> Result<Item, GetError> {
+        self.take(deadline, sole, State::lease_here)
+    }
+
+    /// A lease that was taken here has come to its end: the item goes back, if it is there, or is done, or is lost.
+    pub(super) fn lease_ended(&self, item: Option<Item>, done: bool) {
+        let mut desk = self.desk();
+        desk.state.lease_here_ended(item);
+        if done {
+            desk.pump_all(false);
+            let _ = desk.state.task_done(None);
+        }
+        desk.lines.wake_local = true;
         self.finish(desk);
     }
 
@@ -383,6 +419,6 @@ pub(super) fn came_with(item: Item) -> Result<Incoming, GetError> {
 pub(super) fn bytes_of(item: &Item) -> io::Result<Bytes> {
     match &item.body {
         Body::Bytes(bytes, range) => Ok(Bytes::Shared(Arc::clone(bytes), range.clone())),
-        Body::File(file, len) => Bytes::of_file(file.try_clone()?, *len),
+        Body::File(file, len) => Bytes::of_file(file, *len),
     }
 }

@@ -8,8 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Items up to this size go through a lane's ring; larger ones in a memory file of their own.
@@ -156,15 +155,14 @@ impl Drop for Room {
 }
 
 impl Bytes {
-    pub(super) fn of_file(file: OwnedFd, len: u64) -> io::Result<Self> {
+    pub(super) fn of_file(file: impl AsFd, len: u64) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidData)?;
-        let file = File::from(file);
         if len > ROOM_FOR {
-            return Ok(Self::Mapped(Lent::new(&file, 0, len)?));
+            return Ok(Self::Mapped(Lent::new(file, 0, len)?));
         }
         let mut room = Room(kept(&ROOM));
         room.0.resize(len, 0);
-        file.read_exact_at(&mut room.0, 0)?;
+        memory::read_from(file, &mut room.0)?;
         Ok(Self::Read(room))
     }
 }

@@ -28,12 +28,19 @@ impl<T: DeserializeOwned> Lease<T> {
     pub(super) fn take(queue: &Queue<T>, deadline: Option<Instant>) -> Result<Self, GetError> {
         let (value, held) = match &queue.post.side {
             Side::Host(host) => {
-                let item = host.get(deadline, || queue.is_sole())?;
-                let came = host::came_with(item.clone())?;
-                (
-                    unwrap(&host::bytes_of(&item).map_err(GetError::Io)?, came)?,
-                    Held::Here(Arc::clone(host), item),
-                )
+                let item = host.lease(deadline, || queue.is_sole())?;
+                let mut lease = Self { value: None, held: Some(Held::Here(Arc::clone(host), item.clone())) };
+                // What there are no descriptors for goes back, as its lease is dropped.
+                let bytes = host::bytes_of(&item).map_err(GetError::Io)?;
+                match unwrap(&bytes, host::came_with(item)?) {
+                    Ok(value) => lease.value = Some(value),
+                    Err(error) => {
+                        lease.held = None;
+                        host.lease_ended(None, false);
+                        return Err(error);
+                    }
+                }
+                return Ok(lease);
             }
             Side::Client(client) => {
                 let mut got = client.get(deadline, || queue.is_sole())?;
@@ -41,9 +48,10 @@ impl<T: DeserializeOwned> Lease<T> {
                 let value = unwrap(&got.bytes, came);
                 // Before it is out of hand: there is no moment at which nobody keeps it.
                 let kept = if value.is_ok() { client.report(kind::LEASED, got.number) } else { Ok(()) };
-                client.done_with(&got);
+                let number = got.number;
+                drop(got);
                 kept.map_err(gone)?;
-                (value?, Held::There(Arc::clone(&queue.post), got.number))
+                (value?, Held::There(Arc::clone(&queue.post), number))
             }
         };
         Ok(Self { value: Some(value), held: Some(held) })
@@ -57,7 +65,7 @@ impl<T> Lease<T> {
     /// The host is gone.
     pub fn done(mut self) -> Result<T, GetError> {
         match self.held.take() {
-            Some(Held::Here(host, _)) => drop(host.task_done()),
+            Some(Held::Here(host, _)) => host.lease_ended(None, true),
             Some(Held::There(post, number)) => report(&post, kind::DONE, number)?,
             None => {}
         }
@@ -89,7 +97,7 @@ impl<T: fmt::Debug> fmt::Debug for Lease<T> {
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
         match self.held.take() {
-            Some(Held::Here(host, item)) => host.give_back(item),
+            Some(Held::Here(host, item)) => host.lease_ended(Some(item), false),
             // Should the host be gone, so is the queue.
             Some(Held::There(post, number)) => drop(report(&post, kind::BACK, number)),
             None => {}

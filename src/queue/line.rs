@@ -62,6 +62,12 @@ impl Line {
         }
     }
 
+    /// The room that somebody there waits for, unless it is there already.
+    pub(super) fn needs(&self) -> u32 {
+        let units = self.lane.get(Flag::Needs);
+        if self.lane.claim(Claims::Puts).left() < units { units } else { 0 }
+    }
+
     /// The client is done with an item.
     pub(super) fn recycle(&mut self, item: Item) {
         if let Body::File(file, len) = item.body
@@ -70,6 +76,15 @@ impl Line {
             && Arc::strong_count(&file) == 1
         {
             self.spares.push(file);
+        }
+    }
+
+    /// Does somebody there wait, and has not been answered; and is he the only one of his process who could put?
+    pub(super) fn asks(&self) -> Option<bool> {
+        match self.lane.get(Flag::Wants) {
+            1 => Some(false),
+            2 => Some(true),
+            _ => None,
         }
     }
 
@@ -155,6 +170,10 @@ impl Lanes for Lines {
     /// Has it asked, or is it about to take what it asked for?
     fn wants(&self, client: ClientId) -> bool {
         self.all.get(client).is_some_and(|line| line.lane.get(Flag::Wants) != 0)
+    }
+
+    fn has_asked(&self, client: ClientId) -> bool {
+        self.all.get(client).is_some_and(|line| line.asks().is_some())
     }
 
     fn answer(&mut self, to: ClientId, id: u32, value: u64) {

@@ -149,10 +149,11 @@ impl<T> Default for Queue<T> {
 impl<T> Drop for Queue<T> {
     fn drop(&mut self) {
         // Whoever waits here may be the only one left who could put.
-        if self.post.handles.fetch_sub(1, Ordering::AcqRel) == 2
-            && let Side::Host(host) = &self.post.side
-        {
-            host.look_again();
+        if self.post.handles.fetch_sub(1, Ordering::AcqRel) == 2 {
+            match &self.post.side {
+                Side::Host(host) => host.look_again(),
+                Side::Client(client) => client.look_again(),
+            }
         }
     }
 }
@@ -329,6 +330,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`GetError::Closed`]: there is none, and there will be none: the queue was closed, or nobody else has a handle
     /// any more. [`GetError::Gone`]: the host has ended. [`GetError::Decode`]: the item is no `T`, and is lost.
+    /// [`GetError::Io`]: there are too few descriptors or too little memory here for the item, which stays in the queue.
     pub fn get(&self) -> Result<T, GetError> {
         self.get_until(None)
     }
@@ -354,13 +356,19 @@ impl<T: DeserializeOwned> Queue<T> {
         match &self.post.side {
             Side::Host(host) => {
                 let item = host.get(deadline, || self.is_sole())?;
-                unwrap(&host::bytes_of(&item).map_err(GetError::Io)?, host::came_with(item)?)
+                match host::bytes_of(&item) {
+                    Ok(bytes) => unwrap(&bytes, host::came_with(item)?),
+                    Err(error) => {
+                        host.put_back(item);
+                        Err(GetError::Io(error))
+                    }
+                }
             }
             Side::Client(client) => {
                 let mut got = client.get(deadline, || self.is_sole())?;
                 let came = std::mem::take(&mut got.came);
                 let value = unwrap(&got.bytes, came);
-                client.done_with(&got);
+                drop(got);
                 value
             }
         }

@@ -13,6 +13,9 @@ new_key_type! {
 /// Room for items that an unbounded queue gives a client ahead.
 const PLENTY: u32 = 1 << 30;
 
+/// A client that owes its attention to more answers than this is none.
+pub(super) const MOST_OWED: usize = 1 << 16;
+
 /// What can be done to the lanes.
 pub(super) trait Lanes {
     /// Puts an item into the client's ring: where it begins there; `None` if there is no room now.
@@ -27,6 +30,10 @@ pub(super) trait Lanes {
     fn revoke(&mut self, from: ClientId) -> u32;
     /// Does somebody there wait for an item?
     fn wants(&self, client: ClientId) -> bool;
+    /// Has somebody there just begun to wait?
+    fn has_asked(&self, _client: ClientId) -> bool {
+        false
+    }
     /// Answers a question.
     fn answer(&mut self, to: ClientId, id: u32, value: u64);
     /// Tells the client that something has changed.
@@ -53,8 +60,8 @@ struct Member {
     /// Taken, and its `get` has not returned as far as we know.
     in_hand: BTreeMap<u32, Item>,
     leased: BTreeMap<u32, Item>,
-    /// Items that it got, less tasks that it has reported done.
-    undone: u64,
+    /// Items that it got, less tasks that it has reported done: a report may come first.
+    undone: i64,
     /// Room given that has not come back as an item.
     credit: u32,
     need: u32,
@@ -80,6 +87,12 @@ pub(super) struct State {
     local_getters: usize,
     local_putters: usize,
     local_joiners: usize,
+    /// Leases of this process.
+    local_leases: usize,
+    /// The next room is for who waits for it in this process.
+    local_turn: bool,
+    /// A client has just been given room that is wanted here as well.
+    fresh: bool,
     closed: bool,
     unfinished: u64,
     /// Members with wants, in the order in which they came.
@@ -99,6 +112,9 @@ impl State {
             local_getters: 0,
             local_putters: 0,
             local_joiners: 0,
+            local_leases: 0,
+            local_turn: false,
+            fresh: false,
             closed: false,
             unfinished: 0,
             waiting: VecDeque::new(),
@@ -143,7 +159,16 @@ impl State {
             self.put_back(item);
         }
         // Nobody will report these.
-        self.unfinished = self.unfinished.saturating_sub(member.undone);
+        let undone = u64::try_from(member.undone).unwrap_or(0);
+        let most = self.unfinished.saturating_sub(undone);
+        // What one has got another may have reported; but what is here is not done.
+        self.unfinished = most.max(self.kept().min(self.unfinished));
+    }
+
+    /// Items that are in the queue, or in somebody's hands.
+    fn kept(&self) -> u64 {
+        let held = |member: &Member| member.given.len() + member.in_hand.len() + member.leased.len();
+        (self.queue.len() + self.local_leases + self.members.values().map(held).sum::<usize>()) as u64
     }
 
     fn put_back(&mut self, item: Item) {
@@ -169,15 +194,15 @@ impl State {
         Ok(())
     }
 
-    /// These are still in hand, of all that were taken; the others, which are done with.
-    pub(super) fn settle(&mut self, client: ClientId, hands: &[u32]) -> Vec<Item> {
+    /// These are still in hand, of all that were taken before number `before`; the others, which are done with.
+    pub(super) fn settle(&mut self, client: ClientId, hands: &[u32], before: u32) -> Vec<Item> {
         let Some(member) = self.members.get_mut(client) else { return Vec::new() };
         let done: Vec<Item> = member
             .in_hand
-            .extract_if(.., |number, _| !hands.contains(number))
+            .extract_if(.., |number, _| number.wrapping_sub(before) > u32::MAX / 2 && !hands.contains(number))
             .map(|(_, item)| item)
             .collect();
-        member.undone += done.len() as u64;
+        member.undone = member.undone.saturating_add_unsigned(done.len() as u64);
         done
     }
 
@@ -240,19 +265,25 @@ impl State {
         }
     }
 
-    pub(super) fn withdraw(&mut self, client: ClientId, id: u32) {
-        if let Some(member) = self.members.get_mut(client) {
-            member.joining.retain(|joining| *joining != id);
-        }
+    /// The client does not wait for that end any more: did it still?
+    pub(super) fn withdraw(&mut self, client: ClientId, id: u32) -> bool {
+        let Some(member) = self.members.get_mut(client) else { return false };
+        let before = member.joining.len();
+        member.joining.retain(|joining| *joining != id);
+        member.joining.len() < before
     }
 
-    pub(super) fn need(&mut self, client: ClientId, units: u32) {
+    pub(super) fn need(&mut self, client: ClientId, units: u32) -> Result<(), Nonsense> {
+        if self.capacity.is_some_and(|capacity| capacity < u64::from(units)) {
+            return Err(Nonsense);
+        }
         if let Some(member) = self.members.get_mut(client) {
             member.need = units;
             if units > 0 && !self.starved.contains(&client) {
                 self.starved.push_back(client);
             }
         }
+        Ok(())
     }
 
     /// Did the client get the room it needed? If not, it does not wait for it.
@@ -260,10 +291,14 @@ impl State {
         self.members.get_mut(client).is_none_or(|member| std::mem::take(&mut member.need) == 0)
     }
 
-    pub(super) fn join(&mut self, client: ClientId, id: u32) {
-        if let Some(member) = self.members.get_mut(client) {
-            member.joining.push(id);
+    pub(super) fn join(&mut self, client: ClientId, id: u32) -> Result<(), Nonsense> {
+        let Some(member) = self.members.get_mut(client) else { return Ok(()) };
+        // More threads than any process has.
+        if member.joining.len() >= MOST_OWED {
+            return Err(Nonsense);
         }
+        member.joining.push(id);
+        Ok(())
     }
 
     // ---- this process ---------------------------------------------------------------------------------------------
@@ -279,6 +314,7 @@ impl State {
         match self.free() {
             Some(free) if free < u64::from(item.units) => Err(item),
             _ => {
+                self.local_turn = false;
                 self.push(item);
                 Ok(())
             }
@@ -292,9 +328,17 @@ impl State {
         Some(item)
     }
 
-    /// An item that was taken here by a lease goes back.
-    pub(super) fn give_back(&mut self, item: Item) {
-        self.put_back(item);
+    /// What was just taken here is kept by a lease.
+    pub(super) const fn lease_here(&mut self) {
+        self.local_leases += 1;
+    }
+
+    /// A lease of this process has come to its end; the item goes back, if it is there.
+    pub(super) fn lease_here_ended(&mut self, item: Option<Item>) {
+        self.local_leases -= 1;
+        if let Some(item) = item {
+            self.put_back(item);
+        }
     }
 
     pub(super) fn close(&mut self, lanes: &mut impl Lanes) {
@@ -370,7 +414,10 @@ impl State {
                 && member.leased.is_empty()
         };
         let others = (self.members.len() + self.doors + usize::from(self.local)).saturating_sub(1);
-        self.queue.is_empty() && (self.closed || sole && others == 0) && self.members.iter().all(settled)
+        self.queue.is_empty()
+            && self.local_leases == 0
+            && (self.closed || sole && others == 0)
+            && self.members.iter().all(settled)
     }
 
     // ---- decisions ------------------------------------------------------------------------------------------------
@@ -382,6 +429,11 @@ impl State {
         }
     }
 
+    /// A new look at everything: whoever was given room before has had his time.
+    pub(super) const fn look_anew(&mut self) {
+        self.fresh = false;
+    }
+
     /// Gives out what there is to give.
     pub(super) fn serve(&mut self, lanes: &mut impl Lanes) {
         self.feed(lanes);
@@ -391,12 +443,23 @@ impl State {
 
     fn feed(&mut self, lanes: &mut impl Lanes) {
         self.waiting.retain(|id| self.members.get(*id).is_some_and(|member| member.wants.is_some()));
-        if self.queue.is_empty() && (self.local_getters > 0 || !self.waiting.is_empty()) {
-            self.steal(lanes);
+        // Until nobody waits, or nothing is left for them.
+        while (self.local_getters > 0 || !self.waiting.is_empty())
+            && (!self.queue.is_empty() || self.steal(lanes))
+        {
+            if self.local_getters > 0 {
+                lanes.wake_local();
+            }
+            self.give_round(lanes);
+            if !self.queue.is_empty() {
+                break;
+            }
         }
-        if self.local_getters > 0 && !self.queue.is_empty() {
-            lanes.wake_local();
-        }
+        self.give_ahead(lanes);
+    }
+
+    /// Gives to each who waits, once.
+    fn give_round(&mut self, lanes: &mut impl Lanes) {
         let mut turns = self.waiting.len();
         while turns > 0 && self.queue.len() > self.local_getters {
             turns -= 1;
@@ -412,7 +475,6 @@ impl State {
                 self.waiting.push_back(client);
             }
         }
-        self.give_ahead(lanes);
     }
 
     /// The only consumer has what there is before it asks; should somebody else ask first, it is taken back.
@@ -440,20 +502,29 @@ impl State {
             }
             count += 1;
         }
-        if count > 0 && member.wants.take().is_some() {
+        // Who has begun to wait since we looked either sees what was given, or is seen here.
+        if count > 0 && (member.wants.take().is_some() || lanes.has_asked(client)) {
             lanes.answer(client, 0, want::GIVEN);
         }
         count > 0
     }
 
-    /// Takes items back from where nobody is about to take them.
-    fn steal(&mut self, lanes: &mut impl Lanes) {
-        let richest = self.members.iter().max_by_key(|(_, member)| member.given.len());
-        let Some((client, member)) = richest.filter(|(_, member)| !member.given.is_empty()) else { return };
-        let there = member.given.len();
-        let most = if lanes.wants(client) { there / 2 } else { there.div_ceil(2) };
+    /// Takes items back from where nobody is about to take them; false if there are none.
+    fn steal(&mut self, lanes: &mut impl Lanes) -> bool {
+        let spare = |(client, member): (ClientId, &Member)| {
+            let there = member.given.len();
+            let most = if lanes.wants(client) { there / 2 } else { there.div_ceil(2) };
+            (most > 0).then_some((most, client))
+        };
+        let mut rich: Vec<(usize, ClientId)> = self.members.iter().filter_map(spare).collect();
+        rich.sort_unstable_by(|one, other| other.cmp(one));
+        rich.into_iter().any(|(most, client)| self.steal_from(client, most, lanes))
+    }
+
+    fn steal_from(&mut self, client: ClientId, most: usize, lanes: &mut impl Lanes) -> bool {
         let back = lanes.take_back(client, u32::try_from(most).unwrap_or(u32::MAX)) as usize;
-        let Some(member) = self.members.get_mut(client) else { return };
+        let Some(member) = self.members.get_mut(client) else { return false };
+        let there = member.given.len();
         let taken = member.given.split_off(there - back.min(there));
         if let Some(first) = taken.front() {
             lanes.rewind(client, first.start);
@@ -461,10 +532,13 @@ impl State {
         for given in taken.into_iter().rev() {
             self.queue.push_front(given.item);
         }
+        back > 0
     }
 
     fn make_room(&mut self, lanes: &mut impl Lanes) {
         if self.closed {
+            // Somebody may have had it in hand at the close, and not used it.
+            self.revoke_all(lanes);
             for client in std::mem::take(&mut self.starved) {
                 lanes.wake(client);
             }
@@ -492,10 +566,17 @@ impl State {
         }
         let needed =
             self.starved.front().and_then(|id| self.members.get(*id)).map_or(1, |member| member.need);
-        if self.free().is_some_and(|free| free < u64::from(needed.max(1))) {
+        let short = self.free().is_some_and(|free| free < u64::from(needed.max(1)));
+        if (self.local_putters > 0 && !self.fresh) || (self.local_putters == 0 && short) {
             self.revoke_all(lanes);
         }
         let mut free = self.free().unwrap_or(0);
+        if self.local_putters > 0 && self.local_turn {
+            if free > 0 {
+                lanes.wake_local();
+            }
+            return;
+        }
         while let Some(&client) = self.starved.front() {
             let others = self.starved.len() + self.local_putters > 1;
             let Some(member) = self.members.get_mut(client).filter(|member| member.need > 0) else {
@@ -507,14 +588,21 @@ impl State {
                 break;
             }
             let extra = if others { 0 } else { (free - u64::from(member.need)) / 2 };
-            let units = member.need + u32::try_from(extra).unwrap_or(0).min(PLENTY);
+            let extra = u32::try_from(extra).unwrap_or(PLENTY).min(PLENTY);
+            let units = member.need.saturating_add(extra).min(u32::MAX - member.credit);
             free -= u64::from(units);
             member.credit += units;
             member.need = 0;
             lanes.grant(client, units);
             self.starved.pop_front();
+            if self.local_putters > 0 {
+                // Turn and turn about; it keeps its turn until the next look.
+                (self.local_turn, self.fresh) = (true, true);
+                break;
+            }
         }
         if self.local_putters > 0 && free > 0 {
+            self.local_turn = true;
             lanes.wake_local();
         }
     }

@@ -149,6 +149,7 @@ impl Lane {
     /// What a flag says.
     #[must_use]
     pub fn get(&self, flag: Flag) -> u32 {
+        fence(SeqCst);
         self.flag(flag).load(SeqCst)
     }
 

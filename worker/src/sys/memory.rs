@@ -63,9 +63,7 @@ impl Mapping {
     /// `fd` is no sealed memory file of at least `len` bytes (a false descriptor), or ENOMEM.
     pub fn new(fd: impl AsFd, len: usize) -> io::Result<Self> {
         let fd = fd.as_fd();
-        let seals = fcntl(fd, FcntlArg::F_GET_SEALS)?;
-        let size = nix::sys::stat::fstat(fd)?.st_size;
-        if seals & SealFlag::F_SEAL_SHRINK.bits() == 0 || usize::try_from(size).is_ok_and(|size| size < len) {
+        if !is_sealed(fd, len as u64)? {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a sealed memory file of that size"));
         }
         Self::unsealed(fd, len)
@@ -178,6 +176,16 @@ impl Mapping {
     }
 }
 
+/// Is it a memory file of at least `len` bytes that nobody can cut short?
+///
+/// # Errors
+/// It is no memory file.
+pub fn is_sealed(fd: impl AsFd, len: u64) -> io::Result<bool> {
+    let seals = fcntl(&fd, FcntlArg::F_GET_SEALS)?;
+    let size = nix::sys::stat::fstat(&fd)?.st_size;
+    Ok(seals & SealFlag::F_SEAL_SHRINK.bits() != 0 && u64::try_from(size).is_ok_and(|size| size >= len))
+}
+
 /// Puts `bytes` into the file at byte `at`, beyond whatever is mapped of it.
 ///
 /// # Errors
@@ -193,6 +201,24 @@ pub fn put_into(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
         file.set_len(end)?;
     }
     file.write_all_at(bytes, at).inspect_err(|_| give_back(file, at..end))
+}
+
+/// Fills `bytes` from the start of a file.
+///
+/// # Errors
+/// The file ends before, or what pread(2) says.
+pub fn read_from(file: impl AsFd, bytes: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = i64::try_from(done).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match nix::sys::uio::pread(file.as_fd(), &mut bytes[done..], at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => done += n,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Gives the memory of a part of the file back to the system.
@@ -216,9 +242,9 @@ impl Lent {
     ///
     /// # Errors
     /// The file ends before, or ENOMEM.
-    pub fn new(file: &File, at: u64, len: usize) -> io::Result<Self> {
-        let fits =
-            at.checked_add(len as u64).is_some_and(|end| file.metadata().is_ok_and(|file| end <= file.len()));
+    pub fn new(file: impl AsFd, at: u64, len: usize) -> io::Result<Self> {
+        let size = u64::try_from(nix::sys::stat::fstat(&file)?.st_size).unwrap_or(0);
+        let fits = at.checked_add(len as u64).is_some_and(|end| end <= size);
         let (true, Some(length), Ok(offset)) = (fits, NonZeroUsize::new(len), i64::try_from(at)) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file ends before what was lent"));
         };
