@@ -410,7 +410,8 @@ impl State {
         let settled = |(id, member): (ClientId, &Member)| {
             let credit = if self.closed { member.credit == 0 } else { Some(id) == asker };
             credit
-                && (Some(id) == asker || member.given.is_empty() && member.in_hand.is_empty())
+                && member.given.is_empty()
+                && (Some(id) == asker || member.in_hand.is_empty())
                 && member.leased.is_empty()
         };
         let others = (self.members.len() + self.doors + usize::from(self.local)).saturating_sub(1);
@@ -636,6 +637,11 @@ impl State {
             self.steal(lanes);
         }
         let share = self.queue.len().div_ceil(2 * self.members.len().max(1));
-        !self.queue.is_empty() && self.give(client, share, lanes)
+        let given = !self.queue.is_empty() && self.give(client, share, lanes);
+        // It may have been given some since it looked.
+        given || self.members.get(client).is_some_and(|member| !member.given.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -325,3 +325,191 @@ impl AsFd for Lane {
         self.file.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::atomic::AtomicBool;
+
+    /// A claim that stands anywhere.
+    fn at(lane: &Lane, next: u32) {
+        lane.claims(Claims::Gets).store(Claim { next, end: next }.pack(), SeqCst);
+    }
+
+    proptest! {
+        /// What is written at any place, and read in any pieces, is the same.
+        #[test]
+        fn bytes_go_round(start in 0..4 * RING, pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20_000), 1..4)) {
+            let lane = Lane::create().unwrap();
+            for way in [Way::Up, Way::Down] {
+                let mut at = start;
+                for piece in &pieces {
+                    if at + piece.len() as u64 - start > RING {
+                        break;
+                    }
+                    lane.write(way, at, piece);
+                    at += piece.len() as u64;
+                    lane.commit(way, at);
+                }
+                let mut out = Vec::new();
+                lane.read(way, start, lane.committed(way), &mut out);
+                let whole: Vec<u8> = pieces.concat();
+                prop_assert!(out == whole[..out.len()] && out.len() as u64 == at - start);
+                lane.consume(way, at);
+                prop_assert_eq!(lane.consumed(way), at);
+            }
+        }
+
+        /// A frame is found where it was put, across the ring's end as well.
+        #[test]
+        fn frames_go_round(start in any::<u64>().prop_map(|at| at / 4), one in prop::collection::vec(any::<u8>(), 0..300), two in prop::collection::vec(any::<u8>(), 0..20_000), kind in 0..8_u8) {
+            let lane = Lane::create().unwrap();
+            let len = lane.write_frame(Way::Up, start, kind, [&one, &two]);
+            let mut out = Vec::new();
+            lane.read(Way::Up, start, start + len, &mut out);
+            let (frame, whole) = frame::split(&out, RING).unwrap().unwrap();
+            prop_assert_eq!((frame.kind, whole as u64), (kind, len));
+            prop_assert!(frame.payload == [one, two].concat());
+        }
+
+        /// Whatever is given, taken and taken back adds up, and the counters may pass 2³² in the middle of it.
+        #[test]
+        fn claims_add_up(start in prop_oneof![any::<u32>(), (0..200_u32).prop_map(|n| n.wrapping_sub(100))], steps in prop::collection::vec((0..4_u8, 0..50_u32), 1..100)) {
+            let lane = Lane::create().unwrap();
+            at(&lane, start);
+            let (mut left, mut next) = (0_u32, start);
+            for (what, count) in steps {
+                match what {
+                    0 => {
+                        lane.give(Claims::Gets, count);
+                        left += count;
+                    }
+                    1 => {
+                        let back = lane.take_back(Claims::Gets, count);
+                        prop_assert_eq!(back, left.min(count));
+                        left -= back;
+                    }
+                    2 => {
+                        let first = lane.claim_next(Claims::Gets, count);
+                        prop_assert_eq!(first, (left >= count).then_some(next));
+                        if first.is_some() {
+                            left -= count;
+                            next = next.wrapping_add(count);
+                        }
+                    }
+                    _ => if lane.claim_next(Claims::Gets, count).is_some() {
+                        lane.unclaim(Claims::Gets, count);
+                    },
+                }
+                let claim = lane.claim(Claims::Gets);
+                prop_assert_eq!((claim.next, claim.left()), (next, left));
+                prop_assert_eq!(lane.claim(Claims::Puts).left(), 0, "the other word");
+            }
+        }
+
+        /// What is in hand is told, and nothing else.
+        #[test]
+        fn hands_are_told(numbers in prop::collection::vec(any::<u32>(), HANDS), full in any::<u64>()) {
+            let lane = Lane::create().unwrap();
+            for (hand, number) in numbers.iter().enumerate() {
+                lane.set_hand(hand, *number);
+            }
+            lane.set_hands(full);
+            let due: Vec<u32> = (0..HANDS).filter(|hand| full >> hand & 1 != 0).map(|hand| numbers[hand]).collect();
+            prop_assert_eq!(lane.hands(), due);
+        }
+    }
+
+    /// One side gives and takes back, the other takes: each number is got by one of them, once, while the counters pass
+    /// 2³².
+    #[test]
+    fn each_is_got_by_one_side_and_once() {
+        const COUNT: u32 = 200_000;
+        let lane = Lane::create().unwrap();
+        let first = 0_u32.wrapping_sub(COUNT / 2);
+        at(&lane, first);
+        let over = AtomicBool::new(false);
+        let (taken, kept) = std::thread::scope(|scope| {
+            let taker = scope.spawn(|| {
+                let mut taken = Vec::new();
+                loop {
+                    let last = over.load(SeqCst);
+                    match lane.claim_next(Claims::Gets, 1) {
+                        Some(number) => taken.push(number),
+                        None if last => return taken,
+                        None => std::hint::spin_loop(),
+                    }
+                }
+            });
+            // What is taken back is given again later, under the same number.
+            let (mut given, mut turn) = (0, 0);
+            while given < COUNT {
+                turn += 1;
+                let more = (turn % 7).min(COUNT - given);
+                lane.give(Claims::Gets, more);
+                given += more;
+                if turn % 3 == 0 {
+                    given -= lane.take_back(Claims::Gets, turn % 5);
+                }
+            }
+            let kept = lane.take_back(Claims::Gets, 3);
+            over.store(true, SeqCst);
+            (taker.join().unwrap(), kept)
+        });
+        assert_eq!(taken.len() as u32 + kept, COUNT);
+        assert!(taken.iter().enumerate().all(|(at, number)| *number == first.wrapping_add(at as u32)));
+    }
+
+    #[test]
+    fn a_flag_is_taken_once() {
+        let lane = Lane::create().unwrap();
+        for flag in [
+            Flag::Hungry,
+            Flag::Curious,
+            Flag::Closed,
+            Flag::Idle,
+            Flag::Asleep,
+            Flag::Wants,
+            Flag::Needs,
+            Flag::Told,
+        ] {
+            assert_eq!(lane.take(flag), 0);
+            lane.set(flag, 2);
+            assert_eq!((lane.get(flag), lane.take(flag), lane.take(flag)), (2, 2, 0));
+        }
+    }
+
+    /// Each side says that it has done something, and looks whether the other waits: one of them sees the other.
+    #[test]
+    fn nobody_sleeps_on_a_flag_unseen() {
+        let lane = Lane::create().unwrap();
+        let barrier = std::sync::Barrier::new(2);
+        for round in 1..=1000 {
+            let (told, found) = std::thread::scope(|scope| {
+                let waits = scope.spawn(|| {
+                    barrier.wait();
+                    lane.set(Flag::Hungry, 1);
+                    lane.committed(Way::Up) == round
+                });
+                barrier.wait();
+                lane.commit(Way::Up, round);
+                let told = lane.take(Flag::Hungry) != 0;
+                (told, waits.join().unwrap())
+            });
+            assert!(told || found, "{round}");
+            let _ = lane.take(Flag::Hungry);
+        }
+    }
+
+    #[test]
+    fn what_is_no_lane_is_told() {
+        assert!(Lane::open(memfd(c"none", 10).unwrap()).is_err());
+        assert!(Lane::open(memfd(c"none", SIZE).unwrap()).is_err());
+        assert!(Lane::open(File::open("/dev/null").unwrap().into()).is_err());
+        let lane = Lane::create().unwrap();
+        let again = Lane::open(lane.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        lane.set(Flag::Told, 7);
+        assert_eq!(again.get(Flag::Told), 7);
+    }
+}
