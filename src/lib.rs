@@ -38,7 +38,7 @@ pub use procession_worker::current::{Current, Parent, current_process};
 pub use procession_worker::drill;
 pub use procession_worker::{Bytes, Method, Plain, Task, init, plain};
 pub use program::{Limit, Program, Stage};
-pub use queue::{GetError, Lease, PutError, Queue, QueueBuilder};
+pub use queue::{GetError, Iter, Lease, PutError, Queue, QueueBuilder};
 pub use sync::{
     Abandoned, AcquireError, Barrier, BarrierError, BoundedSemaphore, Condition, Event, Guard, Lock, Passage,
     Permit, RLock, Semaphore, SyncError,

@@ -40,13 +40,20 @@ fn first_in_first_out_with_exact_counts() {
 fn the_only_handle_waits_for_nobody() {
     robust(MINUTE, || {
         let queue = Queue::<u8>::new();
-        assert!(matches!(queue.get(), Err(GetError::Closed)));
-        let other = queue.clone();
+        // Threads may share one handle, so while no other process has ever had it, nobody can be sure.
         assert!(matches!(queue.get_timeout(SHORT), Err(GetError::Empty)));
+        std::thread::scope(|scope| {
+            let getter = scope.spawn(|| queue.get());
+            queue.put(1).unwrap();
+            assert_eq!(getter.join().unwrap(), Ok(1));
+        });
+        let other = queue.clone();
+        Process::new(|queue: Queue<u8>| drop(queue), (queue.clone(),)).start().unwrap().join().unwrap();
+        assert_eq!(queue.try_get(), Err(GetError::Empty));
         let waiting = std::thread::spawn(move || queue.get());
         std::thread::sleep(SHORT);
         drop(other);
-        assert!(matches!(waiting.join().unwrap(), Err(GetError::Closed)));
+        assert_eq!(waiting.join().unwrap(), Err(GetError::Closed));
     });
 }
 

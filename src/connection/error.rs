@@ -76,7 +76,7 @@ impl<T> fmt::Display for SendError<T> {
 /// As `Display`: it is what a `main` that returns an error shows.
 impl<T> fmt::Debug for SendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.kind.fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -18,7 +18,7 @@ use std::fmt;
 use std::io;
 
 /// A place outside of an [`Array`] or [`SharedMemory`] was meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct OutOfBounds {
     start: usize,
     count: usize,
@@ -74,4 +74,10 @@ fn size_of_all<T>(len: usize) -> io::Result<usize> {
     len.checked_mul(size_of::<T>())
         .filter(|size| *size <= isize::MAX as usize - 8)
         .ok_or_else(|| refused(io::ErrorKind::OutOfMemory.into()))
+}
+
+impl fmt::Debug for OutOfBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }

@@ -63,7 +63,7 @@ impl<T> std::error::Error for PutError<T> {}
 pub enum GetError {
     /// There was none in time.
     Empty,
-    /// There is none and there will be none: the queue was closed, or nobody else has a handle any more.
+    /// There is none and there will be none: the queue was closed, or all other handles are gone.
     Closed,
     /// The process that made the queue has ended.
     Gone,
@@ -77,7 +77,7 @@ impl fmt::Display for GetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("the queue is empty; wait longer"),
-            Self::Closed => f.write_str("the queue is empty, and closed"),
+            Self::Closed => f.write_str("the queue is empty, and closed, or nobody else has it any more"),
             Self::Gone => f.write_str("the process that made the queue has ended, and the queue with it"),
             Self::Decode(text) => write!(f, "cannot decode the item: {text}"),
             Self::Io(error) => write!(f, "cannot receive the item: {error}"),
@@ -92,3 +92,40 @@ impl fmt::Debug for GetError {
 }
 
 impl std::error::Error for GetError {}
+
+impl PartialEq for GetError {
+    /// System errors are equal when their kinds are.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Decode(one), Self::Decode(other)) => one == other,
+            (Self::Io(one), Self::Io(other)) => one.kind() == other.kind(),
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
+impl From<GetError> for io::Error {
+    fn from(error: GetError) -> Self {
+        let kind = match &error {
+            GetError::Empty => io::ErrorKind::TimedOut,
+            GetError::Closed => io::ErrorKind::UnexpectedEof,
+            GetError::Gone => io::ErrorKind::BrokenPipe,
+            GetError::Decode(_) => io::ErrorKind::InvalidData,
+            GetError::Io(system) => system.kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl<T> From<PutError<T>> for io::Error {
+    fn from(error: PutError<T>) -> Self {
+        let kind = match &error {
+            PutError::Full(_) => io::ErrorKind::TimedOut,
+            PutError::Closed(_) | PutError::Gone(_) => io::ErrorKind::BrokenPipe,
+            PutError::Encode(..) => io::ErrorKind::InvalidData,
+            PutError::TooLarge(..) => io::ErrorKind::InvalidInput,
+            PutError::Io(_, system) => system.kind(),
+        };
+        Self::new(kind, error.to_string())
+    }
+}

@@ -13,6 +13,7 @@ use std::time::Instant;
 ///
 /// # Drop
 /// The item goes back to the front of the queue, as it does when its holder dies.
+#[must_use = "dropped, the item goes back"]
 pub struct Lease<T> {
     value: Option<T>,
     held: Option<Held>,
@@ -28,7 +29,7 @@ impl<T: DeserializeOwned> Lease<T> {
     pub(super) fn take(queue: &Queue<T>, deadline: Option<Instant>) -> Result<Self, GetError> {
         let (value, held) = match &queue.post.side {
             Side::Host(host) => {
-                let item = host.lease(deadline, || queue.is_sole())?;
+                let item = host.lease(deadline, || deadline.is_none() && queue.is_sole())?;
                 let mut lease = Self { value: None, held: Some(Held::Here(Arc::clone(host), item.clone())) };
                 // What there are no descriptors for goes back, as its lease is dropped.
                 let bytes = host::bytes_of(&item).map_err(GetError::Io)?;
@@ -43,7 +44,7 @@ impl<T: DeserializeOwned> Lease<T> {
                 return Ok(lease);
             }
             Side::Client(client) => {
-                let mut got = client.get(deadline, || queue.is_sole())?;
+                let mut got = client.get(deadline, || deadline.is_none() && queue.is_sole())?;
                 let came = std::mem::take(&mut got.came);
                 let value = unwrap(&got.bytes, came);
                 // Before it is out of hand: there is no moment at which nobody keeps it.
@@ -90,7 +91,7 @@ impl<T> Deref for Lease<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Lease<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lease").field(&self.value).finish()
+        f.debug_tuple("Lease").field(&**self).finish()
     }
 }
 

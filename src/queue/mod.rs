@@ -328,8 +328,8 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes the first item; waits until there is one.
     ///
     /// # Errors
-    /// [`GetError::Closed`]: there is none, and there will be none: the queue was closed, or nobody else has a handle
-    /// any more. [`GetError::Gone`]: the host has ended. [`GetError::Decode`]: the item is no `T`, and is lost.
+    /// [`GetError::Closed`]: there is none, and there will be none: the queue was closed, or all other handles are gone, in
+    /// whatever process they were (threads that share one handle by reference should each have a clone instead). [`GetError::Gone`]: the host has ended. [`GetError::Decode`]: the item is no `T`, and is lost.
     /// [`GetError::Io`]: there are too few descriptors or too little memory here for the item, which stays in the queue.
     pub fn get(&self) -> Result<T, GetError> {
         self.get_until(None)
@@ -355,7 +355,7 @@ impl<T: DeserializeOwned> Queue<T> {
     fn get_until(&self, deadline: Option<Instant>) -> Result<T, GetError> {
         match &self.post.side {
             Side::Host(host) => {
-                let item = host.get(deadline, || self.is_sole())?;
+                let item = host.get(deadline, || deadline.is_none() && self.is_sole())?;
                 match host::bytes_of(&item) {
                     Ok(bytes) => unwrap(&bytes, host::came_with(item)?),
                     Err(error) => {
@@ -365,7 +365,7 @@ impl<T: DeserializeOwned> Queue<T> {
                 }
             }
             Side::Client(client) => {
-                let mut got = client.get(deadline, || self.is_sole())?;
+                let mut got = client.get(deadline, || deadline.is_none() && self.is_sole())?;
                 let came = std::mem::take(&mut got.came);
                 let value = unwrap(&got.bytes, came);
                 drop(got);
@@ -391,13 +391,36 @@ impl<T: DeserializeOwned> Queue<T> {
         Lease::take(self, Instant::now().checked_add(limit))
     }
 
-    /// The items as they come, until the queue is closed and empty, or gone. An item that cannot be decoded is told in
-    /// its place.
-    pub fn iter(&self) -> impl Iterator<Item = Result<T, GetError>> + use<'_, T> {
-        std::iter::from_fn(|| match self.get() {
+    /// The items as they come, until the queue is closed and empty, or gone; also when all other handles are gone, as
+    /// [`get`](Self::get) tells. An item that cannot be decoded is told in its place.
+    pub const fn iter(&self) -> Iter<'_, T> {
+        Iter { queue: self }
+    }
+}
+
+/// The items of a queue; see [`Queue::iter`].
+#[derive(Debug)]
+pub struct Iter<'a, T> {
+    queue: &'a Queue<T>,
+}
+
+impl<T: DeserializeOwned> Iterator for Iter<'_, T> {
+    type Item = Result<T, GetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.queue.get() {
             Err(GetError::Closed | GetError::Gone) => None,
             other => Some(other),
-        })
+        }
+    }
+}
+
+impl<'a, T: DeserializeOwned> IntoIterator for &'a Queue<T> {
+    type Item = Result<T, GetError>;
+    type IntoIter = Iter<'a, T>;
+
+    fn into_iter(self) -> Iter<'a, T> {
+        self.iter()
     }
 }
 

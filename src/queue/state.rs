@@ -82,6 +82,8 @@ pub(super) struct State {
     members: SlotMap<ClientId, Member>,
     /// Tickets under way: somebody may come by them.
     doors: usize,
+    /// Has any other process ever had it, or a ticket to it?
+    shared: bool,
     /// Does this process have a handle?
     local: bool,
     local_getters: usize,
@@ -108,6 +110,7 @@ impl State {
             used: 0,
             members: SlotMap::with_key(),
             doors: 0,
+            shared: false,
             local: true,
             local_getters: 0,
             local_putters: 0,
@@ -125,10 +128,12 @@ impl State {
     // ---- who is there ---------------------------------------------------------------------------------------------
 
     pub(super) fn enter(&mut self) -> ClientId {
+        self.shared = true;
         self.members.insert(Member::default())
     }
 
     pub(super) fn door_opened(&mut self) {
+        self.shared = true;
         self.doors += 1;
     }
 
@@ -405,7 +410,8 @@ impl State {
         self.queue.is_empty() && !self.closed && parties > 1
     }
 
-    /// Is there nothing, and never will be? Never: it is closed, or nobody but the one who asks could put.
+    /// Is there nothing, and never will be? Never: it is closed, or all others who had it are gone, and nobody but the one
+    /// who asks could put.
     pub(super) fn is_over(&self, asker: Option<ClientId>, sole: bool) -> bool {
         let settled = |(id, member): (ClientId, &Member)| {
             let credit = if self.closed { member.credit == 0 } else { Some(id) == asker };
@@ -417,7 +423,7 @@ impl State {
         let others = (self.members.len() + self.doors + usize::from(self.local)).saturating_sub(1);
         self.queue.is_empty()
             && self.local_leases == 0
-            && (self.closed || sole && others == 0)
+            && (self.closed || sole && others == 0 && self.shared)
             && self.members.iter().all(settled)
     }
 

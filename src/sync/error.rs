@@ -30,7 +30,7 @@ impl<G> Abandoned<G> {
 
 impl<G> fmt::Debug for Abandoned<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Abandoned").finish_non_exhaustive()
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -50,7 +50,7 @@ impl<G> From<Abandoned<G>> for io::Error {
 }
 
 /// Why something that processes share could not be used at all. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SyncError {
     /// So many processes use one object already.
@@ -187,7 +187,7 @@ impl<G> From<AcquireError<G>> for io::Error {
 }
 
 /// Why a barrier was not passed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 #[doc(alias = "BrokenBarrierError")]
 pub enum BarrierError {
@@ -222,5 +222,17 @@ impl From<BarrierError> for io::Error {
             BarrierError::Broken => Self::other(error),
             BarrierError::Failed(error) => error.into(),
         }
+    }
+}
+
+impl fmt::Debug for SyncError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for BarrierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
