@@ -348,7 +348,7 @@ impl Play {
             7..=9 => {
                 let Some((_, client)) = self.client(pick) else { return };
                 let Some((hand, id)) = client.hands.pop_first() else { return };
-                if number % 3 == 0 {
+                if number.is_multiple_of(3) {
                     client.leases.insert(hand, id);
                     client.frames.push(Frame::Leased(hand));
                 } else {
@@ -359,7 +359,7 @@ impl Play {
             10 => {
                 let Some((_, client)) = self.client(pick) else { return };
                 let Some((hand, id)) = client.leases.pop_first() else { return };
-                if number % 2 == 0 {
+                if number.is_multiple_of(2) {
                     client.frames.push(Frame::Done(hand));
                     self.gone.insert(id);
                 } else {
@@ -386,7 +386,7 @@ impl Play {
                 let Some(id) = client.asks.pop_first() else { return };
                 assert!(self.state.withdraw(name, id) && !self.state.withdraw(name, id));
             }
-            14 if number % 4 == 0 => self.die(pick),
+            14 if number.is_multiple_of(4) => self.die(pick),
             15 if !self.state.closed => {
                 let id = self.fresh(small);
                 if self.state.put(item(id, small)).is_ok() {
@@ -395,7 +395,7 @@ impl Play {
             }
             16 => {
                 if let Some(item) = self.state.pop() {
-                    if number % 3 == 0 {
+                    if number.is_multiple_of(3) {
                         self.state.lease_here();
                         self.local_leases.push(item);
                     } else {
@@ -406,7 +406,7 @@ impl Play {
             }
             17 => {
                 if let Some(item) = self.local_leases.pop() {
-                    if number % 2 == 0 {
+                    if number.is_multiple_of(2) {
                         self.returned = true;
                         self.state.lease_here_ended(Some(item));
                     } else {
@@ -421,22 +421,22 @@ impl Play {
             }
             18 => {
                 let which = pick % 3;
-                let by = if self.waits[which] > 0 && number % 2 == 0 { -1 } else { 1 };
+                let by = if self.waits[which] > 0 && number.is_multiple_of(2) { -1 } else { 1 };
                 self.waits[which] += by;
                 let mut all = [0; 3];
                 all[which] = by;
                 self.state.wait_locally(all[0], all[1], all[2]);
             }
-            19 if number % 16 == 0 => self.state.close(&mut self.world),
+            19 if number.is_multiple_of(16) => self.state.close(&mut self.world),
             20 => {
                 if let Some((name, _)) = self.client(pick) {
                     self.pump(name);
-                    if number % 2 == 0 {
+                    if number.is_multiple_of(2) {
                         self.state.try_want(name, &mut self.world);
                     }
                 }
             }
-            21 if number % 8 == 0 && self.waits == [0; 3] => self.state.abandon(),
+            21 if number.is_multiple_of(8) && self.waits == [0; 3] => self.state.abandon(),
             _ => self.settle(),
         }
         self.check();
