@@ -87,7 +87,7 @@ impl Desk {
                 kind::LIGHT => {
                     let units = self.units(body.len() as u64);
                     let body = Body::Bytes(Arc::clone(bytes), body);
-                    self.state.arrived(client, Item { body, handles: Vec::new(), units })?;
+                    self.state.arrived(client, Item { body, handles: Vec::new(), number: 0, ours: false, units })?;
                 }
                 kind::HEAVY => self.heavy(client, bytes, &body)?,
                 kind::LEASED => self.state.leased(client, number()?)?,
@@ -128,7 +128,7 @@ impl Desk {
                 } else {
                     Body::Bytes(Arc::clone(bytes), body.end - inline.len()..body.end)
                 };
-                self.state.arrived(client, Item { body, handles, units })?;
+                self.state.arrived(client, Item { body, handles, number: 0, ours: false, units })?;
                 0
             }
             Err(errno) => {

@@ -296,7 +296,7 @@ impl Host {
         sole: impl Fn() -> bool,
         taken: impl Fn(&mut State),
     ) -> Result<Item, GetError> {
-        self.wait_until(deadline, Waiting::Getter, |desk| match desk.state.pop() {
+        self.wait_until(deadline, Waiting::Getter, |desk| match desk.state.pop(&mut desk.lines) {
             Some(item) => {
                 taken(&mut desk.state);
                 Some(Ok(item))

@@ -28,6 +28,10 @@ pub(super) enum Body {
 pub(super) struct Item {
     pub(super) body: Body,
     pub(super) handles: Vec<Handle>,
+    /// Which it is of all that the host has seen; 0 before it has.
+    pub(super) number: u64,
+    /// Is its file of this process's making, and nobody else's to write to?
+    pub(super) ours: bool,
     /// How much of the queue's capacity it takes.
     pub(super) units: u32,
 }
@@ -41,7 +45,7 @@ impl fmt::Debug for Item {
 impl Item {
     pub(super) fn new(bytes: Vec<u8>, handles: Vec<Handle>, units: u32) -> Self {
         let len = bytes.len();
-        Self { body: Body::Bytes(Arc::new(bytes), 0..len), handles, units }
+        Self { body: Body::Bytes(Arc::new(bytes), 0..len), handles, number: 0, ours: false, units }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -68,6 +72,7 @@ impl Item {
             let own = File::from(Arc::try_unwrap(file).or_else(|file| file.try_clone())?);
             memory::put_into(&own, 0, &bytes[range.clone()])?;
             self.body = Body::File(Arc::new(own.into()), range.len() as u64);
+            self.ours = true;
         }
         Ok(())
     }

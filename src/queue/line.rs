@@ -71,6 +71,7 @@ impl Line {
     /// The client is done with an item.
     pub(super) fn recycle(&mut self, item: Item) {
         if let Body::File(file, len) = item.body
+            && item.ours
             && len <= SPARE
             && self.spares.len() < SPARES
             && Arc::strong_count(&file) == 1

@@ -82,6 +82,10 @@ pub(super) struct State {
     members: SlotMap<ClientId, Member>,
     /// Tickets under way: somebody may come by them.
     doors: usize,
+    /// The number of the last item that came.
+    pushed: u64,
+    /// Has anybody here ever taken anything?
+    consumes: bool,
     /// Has any other process ever had it, or a ticket to it?
     shared: bool,
     /// Does this process have a handle?
@@ -110,6 +114,8 @@ impl State {
             used: 0,
             members: SlotMap::with_key(),
             doors: 0,
+            pushed: 0,
+            consumes: false,
             shared: false,
             local: true,
             local_getters: 0,
@@ -155,7 +161,7 @@ impl State {
         self.waiting.retain(|id| *id != client);
         self.starved.retain(|id| *id != client);
         for given in member.given.into_iter().rev() {
-            self.queue.push_front(given.item);
+            self.reinsert(given.item);
         }
         // By number, which is the order in which they were given, but for the one time in 2³² when it begins anew.
         let mut back = member.leased;
@@ -178,7 +184,13 @@ impl State {
 
     fn put_back(&mut self, item: Item) {
         self.used += u64::from(item.units);
-        self.queue.push_front(item);
+        self.reinsert(item);
+    }
+
+    /// Where it was, among those who came before and after it.
+    fn reinsert(&mut self, item: Item) {
+        let at = self.queue.partition_point(|other| other.number < item.number);
+        self.queue.insert(at, item);
     }
 
     // ---- what clients did -----------------------------------------------------------------------------------------
@@ -308,7 +320,9 @@ impl State {
 
     // ---- this process ---------------------------------------------------------------------------------------------
 
-    fn push(&mut self, item: Item) {
+    fn push(&mut self, mut item: Item) {
+        self.pushed += 1;
+        item.number = self.pushed;
         self.used += u64::from(item.units);
         self.unfinished += 1;
         self.queue.push_back(item);
@@ -327,7 +341,9 @@ impl State {
     }
 
     /// Takes the first item that is here.
-    pub(super) fn pop(&mut self) -> Option<Item> {
+    pub(super) fn pop(&mut self, lanes: &mut impl Lanes) -> Option<Item> {
+        self.consumes = true;
+        self.recall(lanes);
         let item = self.queue.pop_front()?;
         self.used -= u64::from(item.units);
         Some(item)
@@ -486,7 +502,7 @@ impl State {
 
     /// The only consumer has what there is before it asks; should somebody else ask first, it is taken back.
     fn give_ahead(&mut self, lanes: &mut impl Lanes) {
-        if self.local_getters > 0 || self.members.values().filter(|member| member.consumes).count() != 1 {
+        if self.local_getters > 0 || self.consumes || self.members.values().filter(|member| member.consumes).count() != 1 {
             return;
         }
         let Some((client, _)) = self.members.iter().find(|(_, member)| member.consumes) else { return };
@@ -520,7 +536,7 @@ impl State {
     fn steal(&mut self, lanes: &mut impl Lanes) -> bool {
         let spare = |(client, member): (ClientId, &Member)| {
             let there = member.given.len();
-            let most = if lanes.wants(client) { there / 2 } else { there.div_ceil(2) };
+            let most = if lanes.wants(client) { there / 2 } else { there };
             (most > 0).then_some((most, client))
         };
         let mut rich: Vec<(usize, ClientId)> = self.members.iter().filter_map(spare).collect();
@@ -537,9 +553,20 @@ impl State {
             lanes.rewind(client, first.start);
         }
         for given in taken.into_iter().rev() {
-            self.queue.push_front(given.item);
+            self.reinsert(given.item);
         }
         back > 0
+    }
+
+    /// What lies untaken elsewhere and is older than what is here comes first.
+    fn recall(&mut self, lanes: &mut impl Lanes) {
+        let Some(first) = self.queue.front().map(|item| item.number) else { return };
+        let older = |member: &Member| member.given.back().is_some_and(|given| given.item.number < first);
+        let parked: Vec<ClientId> =
+            self.members.iter().filter(|(_, member)| older(member)).map(|(id, _)| id).collect();
+        for client in parked {
+            self.steal_from(client, usize::MAX, lanes);
+        }
     }
 
     fn make_room(&mut self, lanes: &mut impl Lanes) {

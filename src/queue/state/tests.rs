@@ -394,7 +394,7 @@ impl Play {
                 }
             }
             16 => {
-                if let Some(item) = self.state.pop() {
+                if let Some(item) = self.state.pop(&mut self.world) {
                     if number.is_multiple_of(3) {
                         self.state.lease_here();
                         self.local_leases.push(item);
