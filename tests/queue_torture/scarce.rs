@@ -47,8 +47,10 @@ fn a_consumer_without_descriptors_loses_no_large_item() {
     });
 }
 
+type Pair = (Queue<Vec<u8>>, Queue<Queue<u8>>);
+
 /// A host without descriptors, and what a user of its queues sees.
-fn host_without(out: Queue<(Queue<Vec<u8>>, Queue<Queue<u8>>)>, go: Queue<u8>, told: Queue<u8>) {
+fn host_without(out: Queue<Pair>, go: Queue<u8>, told: Queue<u8>) {
     let (large, queues) = (Queue::new(), Queue::new());
     out.put((large.clone(), queues.clone())).unwrap();
     let taken = all_descriptors();
@@ -65,7 +67,7 @@ fn a_host_without_descriptors_says_so_and_buries_nobody() {
     robust(MINUTE, || {
         let (out, go, told) = (Queue::new(), Queue::new(), Queue::new());
         let child = Process::new(host_without, (out.clone(), go.clone(), told.clone())).start().unwrap();
-        let (large, queues): (Queue<Vec<u8>>, Queue<Queue<u8>>) = out.get_timeout(SOON).unwrap();
+        let (large, queues): Pair = out.get_timeout(SOON).unwrap();
         assert_eq!(told.get_timeout(SOON).unwrap(), 1);
         let error = large.put_timeout(vec![0; 30_000], SOON).unwrap_err();
         assert!(matches!(&error, PutError::Io(value, _) if value.len() == 30_000), "{error}");

@@ -6,8 +6,10 @@ use nix::sys::signal::Signal;
 use procession::{GetError, Process, PutError, Queue};
 use std::time::Instant;
 
+type Pair = (Queue<Vec<u8>>, Queue<Vec<u8>>);
+
 /// Makes queues of its own, hands them out, and is then stopped.
-fn host_elsewhere(out: Queue<(Queue<Vec<u8>>, Queue<Vec<u8>>)>) {
+fn host_elsewhere(out: Queue<Pair>) {
     let (empty, full) = (Queue::new(), Queue::bounded(1));
     full.put(vec![]).unwrap();
     out.put((empty.clone(), full.clone())).unwrap();
