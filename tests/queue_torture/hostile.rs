@@ -2,7 +2,7 @@
 
 use crate::support::robust;
 use crate::{MINUTE, SOON, pause, random, slay};
-use procession::{Process, Queue};
+use procession::{GetError, Process, Queue};
 use procession_worker::sys::memory::Mapping;
 use procession_worker::sys::socket;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -60,8 +60,13 @@ fn lie(queue: Queue<u64>, told: Queue<u8>, how: u64) {
 }
 
 fn relay(from: Queue<u64>, to: Queue<u64>) {
-    while let Ok(item) = from.get() {
-        to.put(item).unwrap();
+    loop {
+        match from.get() {
+            Ok(item) => to.put(item).unwrap(),
+            // What a liar has put may be anything.
+            Err(GetError::Decode(_) | GetError::Io(_)) => {}
+            Err(_) => return,
+        }
     }
 }
 
