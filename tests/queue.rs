@@ -439,3 +439,27 @@ fn deadlines_hold_in_a_child() {
         full.try_put(9).unwrap();
     });
 }
+
+fn take_one_and_say_so(queue: Queue<u64>, told: Queue<u64>) {
+    told.put(queue.get().unwrap()).unwrap();
+    procession::drill::hang();
+}
+
+#[test]
+fn what_was_given_ahead_and_not_taken_keeps_its_place() {
+    robust(MINUTE, || {
+        let (queue, told) = (Queue::new(), Queue::new());
+        let child = Process::new(take_one_and_say_so, (queue.clone(), told.clone())).start().unwrap();
+        for n in 0..20 {
+            queue.put(n).unwrap();
+        }
+        assert_eq!(told.get().unwrap(), 0);
+        for n in 20..40 {
+            queue.put(n).unwrap();
+        }
+        for n in 1..40 {
+            assert_eq!(queue.try_get(), Ok(n));
+        }
+        slay(&child);
+    });
+}

@@ -87,7 +87,8 @@ impl Desk {
                 kind::LIGHT => {
                     let units = self.units(body.len() as u64);
                     let body = Body::Bytes(Arc::clone(bytes), body);
-                    self.state.arrived(client, Item { body, handles: Vec::new(), number: 0, ours: false, units })?;
+                    self.state
+                        .arrived(client, Item { body, handles: Vec::new(), number: 0, ours: false, units })?;
                 }
                 kind::HEAVY => self.heavy(client, bytes, &body)?,
                 kind::LEASED => self.state.leased(client, number()?)?,

@@ -502,7 +502,10 @@ impl State {
 
     /// The only consumer has what there is before it asks; should somebody else ask first, it is taken back.
     fn give_ahead(&mut self, lanes: &mut impl Lanes) {
-        if self.local_getters > 0 || self.consumes || self.members.values().filter(|member| member.consumes).count() != 1 {
+        if self.local_getters > 0
+            || self.consumes
+            || self.members.values().filter(|member| member.consumes).count() != 1
+        {
             return;
         }
         let Some((client, _)) = self.members.iter().find(|(_, member)| member.consumes) else { return };

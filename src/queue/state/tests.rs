@@ -307,7 +307,9 @@ impl Play {
         let client = self.world.clients.remove(&name).unwrap();
         self.returned |= !(client.hands.is_empty() && client.leases.is_empty());
         // What it had in hand is back.
-        client.hands.values().for_each(|id| drop(self.gone.remove(id)));
+        for id in client.hands.values() {
+            self.gone.remove(id);
+        }
         self.names.retain(|other| *other != name);
     }
 
@@ -533,7 +535,7 @@ proptest! {
                 10 => drop(state.withdraw(name, one)),
                 11 => {
                     let next = state.members[name].first.wrapping_add(one % 3);
-                    drop(state.taken(name, next));
+                    let _ = state.taken(name, next);
                 }
                 12 => drop(state.try_want(name, &mut world)),
                 _ => {
