@@ -3,6 +3,9 @@
 
 mod actor;
 mod cause;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod connection;
 mod cpu;
 mod error;
