@@ -12,6 +12,7 @@ mod error;
 mod exit;
 pub mod handle;
 mod keeper;
+pub mod map;
 mod memory;
 mod pool;
 mod process;

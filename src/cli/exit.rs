@@ -16,6 +16,8 @@ Exit codes:
 pub(crate) enum Code {
     /// All that was asked for is done.
     Ok,
+    /// It was tried too often: the restart limit, or a poison task where failures halt.
+    GaveUp,
     /// At least one task failed, or one worker at the end.
     Failed,
     /// The deadline of the whole run passed.
@@ -35,6 +37,7 @@ impl Code {
     pub(crate) fn number(self) -> u8 {
         let number = match self {
             Self::Ok => 0,
+            Self::GaveUp => 122,
             Self::Failed => 123,
             Self::Deadline => 124,
             Self::Own => 125,

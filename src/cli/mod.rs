@@ -1,8 +1,8 @@
 //! The operator's words: what may be typed, and what is said back. All packages for terminals stay behind this door.
-#![allow(dead_code, reason = "a verb at a time")]
 
 pub(crate) mod duration;
 mod exit;
+mod map;
 mod shell;
 pub(crate) mod size;
 
@@ -24,6 +24,7 @@ pub struct Procession {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Map(Box<map::MapArgs>),
     #[command(hide = true)]
     Completions(shell::Completions),
     #[command(hide = true)]
@@ -33,6 +34,7 @@ enum Verb {
 impl Verb {
     fn run(self) -> Code {
         match self {
+            Self::Map(map) => map.run(),
             Self::Completions(completions) => completions.run(Procession::command()),
             Self::Man(man) => man.run(Procession::command()),
         }
