@@ -328,6 +328,7 @@ fn protocols_and_state_machines_have_their_picture_beside_them() {
         "worker/src/keeper",
         "src/actor",
         "src/connection",
+        "src/map",
         "src/pool",
         "src/queue",
         "src/sync",

@@ -9,12 +9,13 @@ use super::template::Template;
 use super::{Mode, Piece, Plan, Print, Report, Status, Worker};
 use crate::cause::{Cause, Loss};
 use crate::error::SpawnError;
-use crate::keeper::{Ended, Keeper, Lead};
+use crate::keeper::{Ended, Keeper, Lead, Running};
 use crate::process::Stdio;
 use crate::program::{Program, Stage};
 use crate::sys::poller::Interest;
 use crate::sys::{E2BIG, EAGAIN, EINVAL, SIGCONT, SIGSTOP};
 use procession_worker::sys::fd;
+use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -249,26 +250,40 @@ impl Engine {
         if self.seats.len() <= slot {
             self.seats.resize_with(slot + 1, Seat::default);
         }
-        let started = SystemTime::now();
-        if self.seats[slot].running.is_none() {
-            self.seats[slot].product = Product::new(started);
-            if let Err(error) = self.start(slot) {
+        let Some((task, is_first)) = self.state.hand(slot) else { return };
+        let (number, attempt) = (task.seq + 1, task.attempts + 1);
+        let said = match self.plan.mode {
+            Mode::Args => Vec::new(),
+            Mode::Stdin => [&task.bytes, self.plan.terminator.as_slice()].concat(),
+            Mode::Lines => [&task.bytes, b"\n".as_slice()].concat(),
+            Mode::Json => super::json::request(number, &task.bytes, attempt),
+        };
+        let seat = &mut self.seats[slot];
+        if is_first {
+            seat.product = Product::new(SystemTime::now());
+        } else if seat.running.is_none() {
+            // What it was to follow could not be begun.
+            return;
+        }
+        if seat.running.is_none() {
+            let words = self.template.fill(&task.bytes, number, slot + 1);
+            if let Err(error) = self.start(slot, &words, number, attempt) {
                 let generation = self.seats[slot].generation;
                 return self.inbox.push(Event::Ended(slot, generation, Err(error)));
             }
-        } else if self.state.at_work(slot).map(|(task, _)| task.seq)
-            == self.state.newest(slot).map(|task| task.seq)
-        {
-            self.seats[slot].product.started = started;
         }
-        self.hand_over(slot);
+        if self.plan.mode != Mode::Args {
+            self.hand_over(slot, &said);
+        }
     }
 
-    fn start(&mut self, slot: usize) -> Result<(), SpawnError> {
-        let Some(task) = self.state.newest(slot) else { return Ok(()) };
-        let number = task.seq + 1;
-        let words = self.template.fill(&task.bytes, number, slot + 1);
-        let attempt = task.attempts + 1;
+    fn start(
+        &mut self,
+        slot: usize,
+        words: &[OsString],
+        number: u64,
+        attempt: u32,
+    ) -> Result<(), SpawnError> {
         let mut program = Program::new(&words[0])
             .args(&words[1..])
             .env("PROCESSION_SLOT", (slot + 1).to_string())
@@ -323,24 +338,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives the newest task to the process.
-    fn hand_over(&mut self, slot: usize) {
-        let (Some(task), Some(inlet)) = (self.state.newest(slot), &mut self.seats[slot].inlet) else {
-            return;
-        };
-        match self.plan.mode {
-            Mode::Args => {}
-            Mode::Stdin => {
-                inlet.push(&task.bytes);
-                inlet.push(&self.plan.terminator);
-                inlet.last = true;
-            }
-            Mode::Lines => {
-                inlet.push(&task.bytes);
-                inlet.push(b"\n");
-            }
-            Mode::Json => inlet.push(&super::json::request(task.seq + 1, &task.bytes, task.attempts + 1)),
-        }
+    /// Gives a task to the process that waits for it.
+    fn hand_over(&mut self, slot: usize, bytes: &[u8]) {
+        let Some(inlet) = &mut self.seats[slot].inlet else { return };
+        inlet.push(bytes);
+        inlet.last = self.plan.mode == Mode::Stdin;
     }
 
     fn flush(&mut self, slot: usize) {
@@ -460,7 +462,7 @@ impl Engine {
 
     /// Takes the answers of a long-lived worker out of what it has said.
     fn answers(&mut self, slot: usize) {
-        let said = std::mem::take(&mut self.seats[slot].said);
+        let mut said = std::mem::take(&mut self.seats[slot].said);
         let mut from = self.seats[slot].searched;
         let mut begin = 0;
         let now = self.now();
@@ -471,10 +473,11 @@ impl Engine {
                 break;
             }
         }
-        let rest = said[begin..].to_vec();
+        // A long line comes in many pieces, and is not moved for each.
+        said.drain(..begin);
         let seat = &mut self.seats[slot];
-        seat.searched = rest.len();
-        seat.said = rest;
+        seat.searched = said.len();
+        seat.said = said;
         let over = self.plan.output_limit.is_some_and(|limit| seat.said.len() as u64 > limit);
         if over {
             self.state.doom(slot, Cause::OutputLimit, now);
@@ -505,7 +508,7 @@ impl Engine {
         let seat = &mut self.seats[slot];
         let fresh = Product::new(if at == 0 { SystemTime::now() } else { seat.product.started });
         let mut product = if at == 0 { std::mem::replace(&mut seat.product, fresh) } else { fresh };
-        product.pid = seat.running.as_ref().and_then(crate::keeper::Running::pid_if_started);
+        product.pid = seat.running.as_ref().and_then(Running::pid_if_started);
         let pushed = product.out.push(&out).and_then(|()| product.err.push(&err));
         let weight = product.weight();
         self.state.answered(slot, at, cause, product, weight, now);
@@ -535,7 +538,9 @@ impl Engine {
         let rest = std::mem::take(&mut seat.said);
         seat.searched = 0;
         let mut product = std::mem::replace(&mut seat.product, Product::new(SystemTime::now()));
-        product.pid = running.as_ref().and_then(crate::keeper::Running::pid_if_started);
+        product.pid = running.as_ref().and_then(Running::pid_if_started);
+        // Its end is known: there is nothing to wait for, and on this thread nobody may.
+        running.into_iter().for_each(Running::detach);
         let answers = matches!(self.plan.mode, Mode::Lines | Mode::Json);
         match how {
             Ok(ended) => {

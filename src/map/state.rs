@@ -64,7 +64,7 @@ pub(crate) struct Finished<O> {
 /// What is to be done outside.
 #[derive(Debug)]
 pub(crate) enum Action<O> {
-    /// The newest task at this slot is to be begun.
+    /// The [next](State::hand) task of this slot is to be begun.
     Begin(usize),
     /// Whatever runs at this slot is to end, and knows best how.
     Stop(usize),
@@ -108,6 +108,8 @@ pub(crate) struct Counts {
 #[derive(Debug, Default)]
 struct Place {
     queue: VecDeque<Task>,
+    /// So many of them have been handed over.
+    handed: usize,
     /// Since when the first one runs.
     began: Time,
     /// What it will have ended of, whatever it says.
@@ -189,9 +191,13 @@ impl<O> State<O> {
         }
     }
 
-    /// The newest task at a slot.
-    pub(crate) fn newest(&self, slot: usize) -> Option<&Task> {
-        self.places[slot].queue.back()
+    /// The next task of a slot that is to be begun, once; and is it the one to be worked on?
+    pub(crate) fn hand(&mut self, slot: usize) -> Option<(&Task, bool)> {
+        let place = &mut self.places[slot];
+        let at = place.handed;
+        let task = place.queue.get(at)?;
+        place.handed += 1;
+        Some((task, at == 0))
     }
 
     /// The one that a slot works on, and since when.
@@ -267,6 +273,7 @@ impl<O> State<O> {
     ) {
         let place = &mut self.places[slot];
         let Some(task) = place.queue.remove(at) else { return };
+        place.handed = place.handed.saturating_sub(1);
         place.pace.note(now);
         let (began, doom) = (place.began, if at == 0 { place.doom.take() } else { None });
         if at == 0 {
@@ -289,7 +296,7 @@ impl<O> State<O> {
         self.running -= 1;
         // The one it was told to end for has had its answer: no other is to blame.
         let blamed = if dying && doom.is_none() { None } else { place.queue.pop_front() };
-        place.pace = Pace::default();
+        (place.pace, place.handed) = (Pace::default(), 0);
         let began = place.began;
         for task in std::mem::take(&mut place.queue).into_iter().rev() {
             self.again.insert((Time::ZERO, task.seq), task);
@@ -315,6 +322,7 @@ impl<O> State<O> {
         }
         (place.doom, place.kill_at, place.dying) = (None, None, false);
         self.running -= 1;
+        place.handed = 0;
         let pause = FIRST_REFUSAL * (1 << refusals.min(10));
         for task in std::mem::take(&mut place.queue) {
             self.again.insert((now + pause, task.seq), task);
@@ -416,12 +424,18 @@ impl<O> State<O> {
         if self.rules.timeout.is_some() || self.phase == Phase::Stopping || self.has_doomed() {
             self.look_at_the_clock(now);
         }
+        self.tell();
         if self.phase == Phase::Running {
             self.begin(now);
         }
         if self.is_over() {
             self.bury();
+            self.tell();
         }
+    }
+
+    /// Reports those whose turn it is.
+    fn tell(&mut self) {
         while let Some((finished, weight)) = self.order.take() {
             self.unwritten += weight;
             self.actions.push_back(Action::Report(finished, weight));

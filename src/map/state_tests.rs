@@ -70,8 +70,9 @@ proptest! {
             let (starts, _, _, news) = step(&mut state, now);
             told.extend(news);
             for slot in starts {
+                let begins = state.hand(slot).unwrap().0.seq;
                 let (task, _) = state.at_work(slot).unwrap();
-                *begun.entry(state.newest(slot).unwrap().seq).or_insert(0) += 1;
+                *begun.entry(begins).or_insert(0) += 1;
                 if !ends.keys().any(|(_, at)| *at == slot) {
                     ends.insert((now + MILLI * u32::try_from(fates[task.bytes[0] as usize].1).unwrap(), slot), ());
                 }

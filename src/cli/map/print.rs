@@ -81,12 +81,14 @@ impl<'a> Printer<'a> {
         let print = || match tag {
             Some(tag) => {
                 report.out.write_to(&mut Tagged { tag: tag.clone(), to: &mut *out, fresh: true })?;
-                Ok(report.err.write_to(&mut Tagged { tag, to: &mut *err, fresh: true }).unwrap_or_default())
+                let _ = report.err.write_to(&mut Tagged { tag, to: &mut *err, fresh: true });
+                Ok(())
             }
             None => {
                 report.out.write_to(out)?;
                 // Nobody may be there to hear complaints.
-                Ok(report.err.write_to(err).unwrap_or_default())
+                let _ = report.err.write_to(err);
+                Ok(())
             }
         };
         if large { self.style.progress.aside(print) } else { print() }

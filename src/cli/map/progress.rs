@@ -57,7 +57,7 @@ impl Progress {
                     None => say(line(&status)),
                 }
             }
-            board.into_iter().for_each(|board| board.clear());
+            board.into_iter().for_each(Board::clear);
         })?;
         Ok(Self { thread: Some((stop, thread)), bars })
     }
