@@ -509,7 +509,8 @@ impl Engine {
         let fresh = Product::new(if at == 0 { SystemTime::now() } else { seat.product.started });
         let mut product = if at == 0 { std::mem::replace(&mut seat.product, fresh) } else { fresh };
         product.pid = seat.running.as_ref().and_then(Running::pid_if_started);
-        let pushed = product.out.push(&out).and_then(|()| product.err.push(&err));
+        let out = if self.plan.print == Print::None { &[][..] } else { &out };
+        let pushed = product.out.push(out).and_then(|()| product.err.push(&err));
         let weight = product.weight();
         self.state.answered(slot, at, cause, product, weight, now);
         if let Err(error) = pushed {

@@ -53,8 +53,9 @@ pub(crate) fn die_of(number: i32) {
     set_default(signal, &default);
     let mut set = SigSet::empty();
     set.add(signal);
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), signal);
     let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&set), None);
+    // To this thread: another may be waiting for such signals.
+    let _ = raise(signal);
 }
 
 #[allow(unsafe_code, reason = "the cellar")]

@@ -103,8 +103,8 @@ fn much_output_waits_on_disk_and_a_single_line_may_be_long() {
         let output = map(&["-j2", "--", "sh", "-c", script, "{}", &(mib / 4).to_string(), ":::", "1", "2"])
             .output()
             .unwrap();
-        assert_eq!(output.stdout.len(), mib / 2 << 20);
-        assert!(output.stdout[..mib / 4 << 20].iter().all(|b| *b == b'1'));
+        assert_eq!(output.stdout.len(), (mib / 2) << 20);
+        assert!(output.stdout[..(mib / 4) << 20].iter().all(|b| *b == b'1'));
         let mut line = vec![b'x'; mib << 20];
         let output = fed(map(&["--mode", "stdin", "--", "cat"]), line.clone());
         line.push(b'\n');

@@ -5,6 +5,7 @@ use crate::{MINUTE, code, end, map, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ fn int_term_and_hup_stop_it_and_the_shell_sees_of_what() {
             send(&child, *signal);
             let output = end(child);
             assert_eq!(code(&output), *wanted, "{}", text(&output.stderr));
+            assert_eq!(output.status.signal(), Some(*signal as i32), "a shell's loop must see it");
             assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         });
     });
