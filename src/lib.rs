@@ -3,12 +3,16 @@
 
 mod actor;
 mod cause;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod connection;
 mod cpu;
 mod error;
 mod exit;
 pub mod handle;
 mod keeper;
+pub mod map;
 mod memory;
 mod pool;
 mod process;

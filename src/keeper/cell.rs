@@ -113,7 +113,7 @@ pub(super) enum Phase {
     Ended(Ended),
 }
 
-type Callback = Box<dyn FnOnce(Ended) + Send>;
+type Callback = Box<dyn FnOnce(Result<Ended, SpawnError>) + Send>;
 
 #[derive(Default)]
 pub(super) struct Life {
@@ -169,8 +169,9 @@ impl Cell {
                 true
             }
             (Phase::Asked, None) => {
-                life.phase = Phase::Failed(self.failure(Stage::Streams, EMFILE));
-                false
+                drop(life);
+                self.fail(self.failure(Stage::Streams, EMFILE));
+                return false;
             }
             (_, process) => {
                 // The keeper would hear of it later than the system does.
@@ -193,11 +194,21 @@ impl Cell {
 
     pub(super) fn fail(&self, error: SpawnError) {
         let mut life = self.life();
-        if matches!(life.phase, Phase::Asked) {
-            life.phase = Phase::Failed(error);
+        if !matches!(life.phase, Phase::Asked) {
+            return;
         }
+        life.phase = Phase::Failed(error.clone());
+        self.call(life, &Err(error));
+    }
+
+    /// Tells all who wait, outside the lock.
+    fn call(&self, mut life: MutexGuard<'_, Life>, how: &Result<Ended, SpawnError>) {
+        let callbacks = std::mem::take(&mut life.callbacks);
         drop(life);
         self.changed.notify_all();
+        for callback in callbacks {
+            callback(how.clone());
+        }
     }
 
     /// It has ended, and left so many behind.
@@ -247,23 +258,19 @@ impl Cell {
 
     fn end(&self, mut life: MutexGuard<'_, Life>, ended: Ended) {
         life.phase = Phase::Ended(ended);
-        let callbacks = std::mem::take(&mut life.callbacks);
-        drop(life);
-        self.changed.notify_all();
-        for callback in callbacks {
-            callback(ended);
-        }
+        self.call(life, &Ok(ended));
     }
 
-    pub(super) fn when_ended(&self, callback: Callback) {
+    /// Has it called once the program has ended, or could not be started.
+    pub(super) fn when_over(&self, callback: Callback) {
         let mut life = self.life();
-        match life.ended() {
-            None => life.callbacks.push(callback),
-            Some(ended) => {
-                drop(life);
-                callback(ended);
-            }
-        }
+        let how = match &life.phase {
+            Phase::Ended(ended) => Ok(*ended),
+            Phase::Failed(error) => Err(error.clone()),
+            _ => return life.callbacks.push(callback),
+        };
+        drop(life);
+        callback(how);
     }
 }
 

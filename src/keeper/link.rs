@@ -112,8 +112,12 @@ impl Link {
         self.book().end.is_none()
     }
 
-    /// Asks for a program, and waits for the answer.
-    pub(super) fn start(&self, prepared: &mut Prepared) -> Result<Arc<Cell>, SpawnError> {
+    /// Asks for a program. The answer is the cell's.
+    pub(super) fn begin(
+        &self,
+        prepared: &mut Prepared,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Cell>, SpawnError> {
         let Some(me) = self.me.upgrade() else { return Err(self.gone("it is being dropped")) };
         let mut book = self.book();
         if let Some(end) = &book.end {
@@ -125,7 +129,6 @@ impl Link {
         book.cells.insert(id, Arc::clone(&cell));
         drop(book);
         let (bytes, fds) = prepared.message(id);
-        let deadline = Instant::now().checked_add(self.patience);
         if let Err(error) = self.send(&bytes, &fds, deadline) {
             self.book().cells.remove(&id);
             return Err(match error.kind() {
@@ -134,6 +137,13 @@ impl Link {
                 _ => SpawnError::system("asking the keeper")(error),
             });
         }
+        Ok(cell)
+    }
+
+    /// Asks for a program, and waits for the answer.
+    pub(super) fn start(&self, prepared: &mut Prepared) -> Result<Arc<Cell>, SpawnError> {
+        let deadline = Instant::now().checked_add(self.patience);
+        let cell = self.begin(prepared, deadline)?;
         self.wait(&cell, deadline, |life| !matches!(life.phase, Phase::Asked));
         let mut life = cell.life();
         match &life.phase {
@@ -223,7 +233,7 @@ impl Link {
         }
     }
 
-    fn take_lead(&self) -> bool {
+    pub(super) fn take_lead(&self) -> bool {
         let mut book = self.book();
         if book.led || book.end.is_some() {
             return false;
@@ -235,7 +245,7 @@ impl Link {
         true
     }
 
-    fn end_lead(&self) {
+    pub(super) fn end_lead(&self) {
         let mut book = self.book();
         book.led = false;
         if let (Some(watch), Ok(reactor)) = (book.watch, reactor()) {
@@ -259,7 +269,7 @@ impl Link {
     }
 
     /// Reads what the keeper has said.
-    fn listen(&self) {
+    pub(super) fn listen(&self) {
         let one_at_a_time = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut message, mut fds) = ([0; REPLIES], Vec::new());
         let why = loop {

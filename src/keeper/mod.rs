@@ -22,7 +22,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a keeper may take to answer unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -183,6 +183,26 @@ impl Keeper {
         }
     }
 
+    /// Asks for a program and does not wait: `then` is told how it ended, or that it could not be started (EAGAIN is not tried
+    /// again). It is called by whoever hears the keeper: the [`Lead`], if there is one.
+    pub(crate) fn begin(
+        &self,
+        program: Program,
+        then: impl FnOnce(Result<Ended, SpawnError>) + Send + 'static,
+    ) -> Result<Running, SpawnError> {
+        let (mut prepared, piped) = Prepared::new(program, self.link.home.as_deref())?;
+        let deadline = Instant::now().checked_add(self.link.patience);
+        let cell = self.link.begin(&mut prepared, deadline)?;
+        cell.when_over(Box::new(then));
+        Ok(Running::new(cell, piped))
+    }
+
+    /// Has the caller hear the keeper from now on, rather than the reactor; `None` if another does. Nobody may wait for a
+    /// program meanwhile but by [`begin`](Self::begin).
+    pub(crate) fn lead(&self) -> Option<Lead> {
+        self.link.take_lead().then(|| Lead(Arc::clone(&self.link)))
+    }
+
     /// The keeper's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -199,6 +219,28 @@ impl Keeper {
     #[must_use]
     pub fn running(&self) -> usize {
         self.link.running()
+    }
+}
+
+/// The hearing of a keeper, until it is dropped; its descriptor is readable when there is something to hear.
+pub(crate) struct Lead(Arc<Link>);
+
+impl Lead {
+    /// Hears what there is, and calls who is to be told.
+    pub(crate) fn listen(&self) {
+        self.0.listen();
+    }
+}
+
+impl AsFd for Lead {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.socket.as_fd()
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.0.end_lead();
     }
 }
 

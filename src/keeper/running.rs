@@ -67,6 +67,11 @@ impl Running {
         self.process().pid()
     }
 
+    /// [`pid`](Self::pid), once the keeper has started it.
+    pub(crate) fn pid_if_started(&self) -> Option<u32> {
+        self.cell.process.get().map(PidFd::pid)
+    }
+
     /// How it ended, once nothing is left of it; `None` before. Does not wait.
     #[must_use]
     #[doc(alias("poll", "returncode"))]
@@ -102,7 +107,11 @@ impl Running {
     /// Has `then` called once nothing is left of it, at once if that is so already. It is called by the thread that finds
     /// out, perhaps the one all processes share: it must be short, and must not wait.
     pub fn on_end(&self, then: impl FnOnce(Ended) + Send + 'static) {
-        self.cell.when_ended(Box::new(then));
+        self.cell.when_over(Box::new(|how| {
+            if let Ok(ended) = how {
+                then(ended);
+            }
+        }));
     }
 
     /// Signals the program alone. No error if it has ended.

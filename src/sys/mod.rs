@@ -6,10 +6,11 @@ pub(crate) mod pidfd;
 pub(crate) mod poller;
 pub(crate) mod processors;
 pub(crate) mod robust;
+pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod wait;
 
 pub(crate) use libc::{
     E2BIG, EACCES, EAGAIN, ECHILD, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR, EPERM, ESRCH,
-    ETOOMANYREFS, SIGABRT, SIGINT, SIGKILL, SIGSEGV, SIGTERM, SIGXCPU, SIGXFSZ,
+    ETOOMANYREFS, SIGABRT, SIGCONT, SIGINT, SIGKILL, SIGSEGV, SIGSTOP, SIGTERM, SIGXCPU, SIGXFSZ,
 };

@@ -136,3 +136,12 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
+
+/// Makes reads and writes of `fd` wait again, and takes away whatever else whoever had it has set (`O_ASYNC`, `O_APPEND`).
+///
+/// # Errors
+/// What fcntl(2) says.
+pub fn set_blocking(fd: impl AsFd) -> io::Result<()> {
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! What is printed of tasks: their bytes, with tags or as JSON; the log; the tasks that failed.
+
+use super::progress::Progress;
+use crate::map::joblog::JobLog;
+use crate::map::json::string;
+use crate::map::template::Template;
+use crate::map::{Piece, Report};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How it is to be printed.
+pub(super) struct Style<'a> {
+    pub(super) tag: Option<OsString>,
+    pub(super) json: bool,
+    pub(super) template: Template,
+    pub(super) log: Option<JobLog>,
+    pub(super) failed: Option<File>,
+    pub(super) terminator: u8,
+    pub(super) progress: &'a Progress,
+}
+
+pub(super) struct Printer<'a> {
+    style: Style<'a>,
+    tag: Option<Template>,
+    out: BufWriter<File>,
+    err: BufWriter<File>,
+    failed: Vec<u8>,
+}
+
+impl<'a> Printer<'a> {
+    /// # Errors
+    /// EMFILE, or the stream is closed.
+    pub(super) fn new(style: Style<'a>) -> io::Result<Self> {
+        let own = |fd: &dyn AsFd| -> io::Result<_> {
+            Ok(BufWriter::with_capacity(64 << 10, fd.as_fd().try_clone_to_owned()?.into()))
+        };
+        let tag = style.tag.as_ref().map(|tag| Template::new(std::slice::from_ref(tag), b"{}", false));
+        Ok(Self { tag, out: own(&io::stdout())?, err: own(&io::stderr())?, failed: Vec::new(), style })
+    }
+
+    pub(super) fn piece(&mut self, piece: &Piece) -> io::Result<()> {
+        let tag = self.tag_of(&piece.task, piece.seq, piece.slot);
+        let (out, err) = (&mut self.out, &mut self.err);
+        let to = if piece.is_err { err } else { out };
+        let done = match tag {
+            Some(tag) => Tagged { tag, to: &mut *to, fresh: true }.write_all(&piece.bytes),
+            None => to.write_all(&piece.bytes),
+        };
+        if piece.is_err { Ok(()) } else { done }
+    }
+
+    fn tag_of(&self, task: &[u8], seq: u64, slot: usize) -> Option<Vec<u8>> {
+        let words = self.tag.as_ref()?.fill(task, seq, slot);
+        words.into_iter().next().map(OsString::into_vec)
+    }
+
+    pub(super) fn report(&mut self, mut report: Report) -> io::Result<()> {
+        if let Some(log) = &mut self.style.log {
+            log.note(&report, &self.style.template.fill(&report.task, report.seq, report.slot));
+        }
+        if self.style.failed.is_some() && !report.cause.is_ok() {
+            self.failed.extend_from_slice(&report.task);
+            self.failed.push(self.style.terminator);
+        }
+        if self.style.json {
+            return record(report, &mut self.out);
+        }
+        if report.out.is_empty() && report.err.is_empty() {
+            return Ok(());
+        }
+        let large = report.out.len() + report.err.len() > 32 << 10;
+        if large {
+            self.flush_streams()?;
+        }
+        let tag = self.tag_of(&report.task, report.seq, report.slot);
+        let (out, err) = (&mut self.out, &mut self.err);
+        let print = || match tag {
+            Some(tag) => {
+                report.out.write_to(&mut Tagged { tag: tag.clone(), to: &mut *out, fresh: true })?;
+                let _ = report.err.write_to(&mut Tagged { tag, to: &mut *err, fresh: true });
+                Ok(())
+            }
+            None => {
+                report.out.write_to(out)?;
+                // Nobody may be there to hear complaints.
+                let _ = report.err.write_to(err);
+                Ok(())
+            }
+        };
+        if large { self.style.progress.aside(print) } else { print() }
+    }
+
+    fn flush_streams(&mut self) -> io::Result<()> {
+        if self.out.buffer().is_empty() && self.err.buffer().is_empty() {
+            return Ok(());
+        }
+        let (out, err) = (&mut self.out, &mut self.err);
+        self.style.progress.aside(|| {
+            let printed = out.flush();
+            let _ = err.flush();
+            printed
+        })
+    }
+
+    /// Passes on all that was printed, and only then says in the log that it was.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.flush_streams()?;
+        let explain =
+            |what: &str, error: &io::Error| io::Error::other(format!("cannot write the {what}: {error}"));
+        if let Some(log) = &mut self.style.log {
+            log.flush().map_err(|error| explain("job log", &error))?;
+        }
+        if let Some(file) = &mut self.style.failed
+            && !self.failed.is_empty()
+        {
+            file.write_all(&self.failed).map_err(|error| explain("list of failed tasks", &error))?;
+            self.failed.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Printer<'_> {
+    fn drop(&mut self) {
+        // What could not be printed is not to be tried again.
+        let closed = File::open("/dev/null").map(BufWriter::new);
+        if let Ok(closed) = closed {
+            let (_, _) = std::mem::replace(&mut self.out, closed).into_parts();
+        }
+    }
+}
+
+/// Begins each line with a tag.
+struct Tagged<'a, W> {
+    tag: Vec<u8>,
+    to: &'a mut W,
+    fresh: bool,
+}
+
+impl<W: Write> Write for Tagged<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.fresh {
+                self.to.write_all(&self.tag)?;
+            }
+            self.to.write_all(line)?;
+            self.fresh = line.ends_with(b"\n");
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// One task as a JSON object.
+fn record(report: Report, out: &mut impl Write) -> io::Result<()> {
+    let Report {
+        seq, task, cause, attempts, slot, pid, started, wall, usage, leaked, out: printed, err, ..
+    } = report;
+    let number = |number: Option<i64>| number.map_or_else(|| "null".into(), |number| number.to_string());
+    let signal = match cause {
+        crate::Cause::Signal { signal, .. } => Some(signal.into()),
+        _ => None,
+    };
+    let exit = match cause {
+        crate::Cause::Ok => Some(0),
+        crate::Cause::Exit(code) => Some(code.into()),
+        _ => None,
+    };
+    write!(out, "{{\"v\":1,\"seq\":{seq}")?;
+    bytes("task", &task, out)?;
+    write!(
+        out,
+        ",\"status\":\"{}\",\"exit\":{},\"signal\":{},\"attempts\":{attempts},\"slot\":{slot},\"pid\":{}",
+        cause.word(),
+        number(exit),
+        number(signal),
+        number(pid.map(i64::from)),
+    )?;
+    write!(
+        out,
+        ",\"start\":\"{}\",\"wall\":{:.6},\"user\":{:.6},\"sys\":{:.6},\"rss\":{},\"leaked\":{leaked}",
+        rfc3339(started),
+        wall.as_secs_f64(),
+        usage.user.as_secs_f64(),
+        usage.sys.as_secs_f64(),
+        usage.max_rss
+    )?;
+    bytes("out", &printed.into_bytes()?, out)?;
+    bytes("err", &err.into_bytes()?, out)?;
+    out.write_all(b"}\n")
+}
+
+/// As text, or by `_b64` if it is none.
+fn bytes(key: &str, value: &[u8], out: &mut impl Write) -> io::Result<()> {
+    if std::str::from_utf8(value).is_ok() {
+        write!(out, ",\"{key}\":")?;
+        out.write_all(&string(value))
+    } else {
+        write!(out, ",\"{key}_b64\":\"")?;
+        base64(value, out)?;
+        out.write_all(b"\"")
+    }
+}
+
+fn base64(value: &[u8], out: &mut impl Write) -> io::Result<()> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for three in value.chunks(3) {
+        let word =
+            three.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let digits = [18, 12, 6, 0].map(|shift| DIGITS[(word >> shift & 63) as usize]);
+        let count = three.len() + 1;
+        out.write_all(&digits[..count])?;
+        out.write_all(&b"=="[..4 - count])?;
+    }
+    Ok(())
+}
+
+/// In UTC, to the millisecond.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
+    // Days of the civil calendar, counted from the 1st of March of year 0.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_bytes_are_written_as_others_read_them() {
+        let at = |seconds| rfc3339(UNIX_EPOCH + Duration::from_millis(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(951_782_400_123), "2000-02-29T00:00:00.123Z");
+        assert_eq!(at(4_102_444_799_000), "2099-12-31T23:59:59.000Z");
+        for (bytes, text) in [
+            (&b""[..], ""),
+            (b"f", "Zg=="),
+            (b"fo", "Zm8="),
+            (b"foo", "Zm9v"),
+            (b"\xff\xfe\xfd\xfc", "//79/A=="),
+        ] {
+            let mut out = Vec::new();
+            base64(bytes, &mut out).unwrap();
+            assert_eq!(out, text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What signals mean while tasks run: INT and TERM stop, a second one kills, a third one ends us at once.
+
+use super::progress::line;
+use super::say;
+use crate::map::Remote;
+use crate::sys::signals::{SIGHUP, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, Signals, die_of, stop_self};
+use crate::sys::{SIGCONT, SIGINT, SIGTERM};
+use std::io;
+
+/// Signals that are heard by a thread of their own from now on.
+pub(super) struct Watched(Signals);
+
+impl Watched {
+    /// Before any other thread is started.
+    pub(super) fn begin() -> Self {
+        Self(Signals::block(&[SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGTTIN, SIGTTOU, SIGTSTP, SIGCONT]))
+    }
+
+    /// # Errors
+    /// There is no thread to be had.
+    pub(super) fn steer(self, remote: &Remote) -> io::Result<()> {
+        let remote = remote.clone();
+        std::thread::Builder::new().name("procession-signals".into()).spawn(move || self.listen(&remote))?;
+        Ok(())
+    }
+
+    fn listen(&self, remote: &Remote) {
+        let mut asked = 0;
+        while let Ok(signal) = self.0.wait() {
+            match signal {
+                SIGINT | SIGTERM | SIGHUP => {
+                    asked += 1;
+                    match asked {
+                        1 => remote.stop(signal),
+                        2 => remote.kill(signal),
+                        // Its keeper sees to the rest.
+                        _ => die_of(signal),
+                    }
+                }
+                SIGQUIT => remote.drain(signal),
+                SIGTTIN | SIGTTOU => remote.resize(signal == SIGTTIN),
+                SIGTSTP => {
+                    remote.pause();
+                    stop_self();
+                }
+                SIGCONT => remote.resume(),
+                SIGUSR1 => {
+                    if let Some(status) = remote.status() {
+                        say(line(&status));
+                        for worker in &status.workers {
+                            say(super::progress::worker(worker));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}

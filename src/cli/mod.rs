@@ -1,0 +1,66 @@
+//! The operator's words: what may be typed, and what is said back. All packages for terminals stay behind this door.
+
+pub(crate) mod duration;
+mod exit;
+mod map;
+mod shell;
+pub(crate) mod size;
+
+pub(crate) use exit::Code;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Programs in real processes, kept in order: no daemon, no configuration, and nothing survives.
+#[derive(Debug, Parser)]
+#[command(name = "procession", version, max_term_width = 110, propagate_version = false)]
+#[command(subcommand_required = true, arg_required_else_help = true, infer_subcommands = false)]
+#[command(after_help = exit::TABLE)]
+pub struct Procession {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Map(Box<map::MapArgs>),
+    #[command(hide = true)]
+    Completions(shell::Completions),
+    #[command(hide = true)]
+    Man(shell::Man),
+}
+
+impl Verb {
+    fn run(self) -> Code {
+        match self {
+            Self::Map(map) => map.run(),
+            Self::Completions(completions) => completions.run(Procession::command()),
+            Self::Man(man) => man.run(Procession::command()),
+        }
+    }
+}
+
+/// Says something of the tool's own, on stderr: stdout belongs to the programs. Nobody may be there to hear it.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "procession: {text}");
+}
+
+/// The tool, from its arguments to its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = match Procession::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Code::Own } else { Code::Ok }.into();
+        }
+    };
+    match Procession::from_arg_matches(&matches) {
+        Ok(procession) => procession.verb.run().into(),
+        Err(error) => {
+            let _ = error.print();
+            Code::Own.into()
+        }
+    }
+}

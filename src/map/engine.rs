@@ -1,0 +1,642 @@
+//! The thin shell around the state: starts programs by the keeper, moves bytes, tells the time.
+
+use super::hopper::{Hopper, Item};
+use super::inbox::{Event, Inbox};
+use super::outbox::Outbox;
+use super::seat::{Channel, Inlet, Product, Seat};
+use super::state::{Action, Finished, State, Time, Why};
+use super::template::Template;
+use super::{Mode, Piece, Plan, Print, Report, Status, Worker};
+use crate::cause::{Cause, Loss};
+use crate::error::SpawnError;
+use crate::keeper::{Ended, Keeper, Lead, Running};
+use crate::process::Stdio;
+use crate::program::{Program, Stage};
+use crate::sys::poller::Interest;
+use crate::sys::{E2BIG, EAGAIN, EINVAL, SIGCONT, SIGSTOP};
+use procession_worker::sys::fd;
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// The keeper's token; a slot's are eight times its number and one of the three.
+const KEEPER: u64 = 0;
+const IN: u64 = 1;
+const OUT: u64 = 2;
+const ERR: u64 = 3;
+/// So much is read at once.
+const CHUNK: usize = 64 << 10;
+/// So many actions before the keeper is heard again.
+const AT_ONCE: usize = 64;
+/// So many reports without output may wait for others, where nobody minds.
+const IDLE_REPORTS: usize = 64;
+
+const fn token(slot: usize, kind: u64) -> u64 {
+    8 * (slot as u64 + 1) + kind
+}
+
+pub(super) struct Engine {
+    pub(super) plan: Arc<Plan>,
+    pub(super) template: Template,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) hopper: Arc<Hopper>,
+    pub(super) state: State<Product>,
+    // Before the keeper and what it runs: whoever waits for their end must hear it.
+    lead: Lead,
+    keeper: Keeper,
+    pub(super) seats: Vec<Seat>,
+    start: Instant,
+    /// How long it has stood still, and since when it does.
+    paused: Duration,
+    pause: Option<Instant>,
+    chunk: Vec<u8>,
+    /// When workers that have nothing to do are made to end.
+    closing: Option<Time>,
+    pub(super) fatal: Option<super::MapError>,
+    reports: Vec<Report>,
+    pieces: Vec<Piece>,
+}
+
+impl Engine {
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        inbox: Arc<Inbox>,
+        outbox: Arc<Outbox>,
+        hopper: Arc<Hopper>,
+    ) -> Result<Self, super::MapError> {
+        let keeper = Keeper::builder().subreaper(plan.subreaper).build()?;
+        let lead = keeper.lead().expect("nobody else has this keeper");
+        inbox.poller.add(&lead, Interest::Read, KEEPER)?;
+        inbox.settle();
+        let template = Template::new(&plan.words, &plan.place, plan.mode == Mode::Args);
+        Ok(Self {
+            template,
+            state: State::new(plan.rules.clone()),
+            inbox,
+            outbox,
+            hopper,
+            lead,
+            keeper,
+            seats: Vec::new(),
+            start: Instant::now(),
+            paused: Duration::ZERO,
+            pause: None,
+            chunk: Vec::with_capacity(CHUNK),
+            closing: None,
+            fatal: None,
+            reports: Vec::new(),
+            pieces: Vec::new(),
+            plan,
+        })
+    }
+
+    pub(super) fn now(&self) -> Time {
+        let now = self.pause.unwrap_or_else(Instant::now);
+        now.saturating_duration_since(self.start).saturating_sub(self.paused)
+    }
+
+    pub(super) fn run(&mut self) {
+        let mut ready = Vec::new();
+        loop {
+            for event in self.inbox.take() {
+                self.hear(event);
+            }
+            self.feed();
+            self.act();
+            if self.state.is_over() && self.close() {
+                self.publish(true);
+                return;
+            }
+            self.publish(self.state.is_over());
+            let alarm = self.closing.into_iter().chain(self.state.alarm()).min();
+            let deadline = alarm.filter(|_| self.pause.is_none()).map(|at| self.start + self.paused + at);
+            self.inbox.poller.wait(deadline, &mut ready);
+            for token in ready.drain(..) {
+                self.ready(token);
+            }
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        let now = self.now();
+        match event {
+            Event::Tasks | Event::Written => {}
+            Event::Ended(slot, generation, how) => self.ended(slot, generation, how),
+            Event::Broken => self.state.stop(Why::Fatal, now),
+            Event::Stop(signal) => self.state.stop(Why::Signal(signal), now),
+            Event::Kill(signal) => {
+                self.state.kill(Why::Signal(signal), now);
+                self.kill_all();
+            }
+            Event::Drain(signal) => self.state.drain(Why::Signal(signal)),
+            Event::Resize(more) => self.state.resize(more),
+            Event::Pause(done) => {
+                self.pause.get_or_insert_with(Instant::now);
+                self.signal_all(SIGSTOP);
+                let _ = done.try_send(());
+            }
+            Event::Resume => {
+                if let Some(since) = self.pause.take() {
+                    self.paused += since.elapsed();
+                    self.signal_all(SIGCONT);
+                }
+            }
+            Event::Status(to) => {
+                let _ = to.try_send(self.status());
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let now = self.now();
+        let counts = self.state.counts();
+        let worker = |(slot, task, since): (usize, &super::state::Task, Time)| Worker {
+            slot: slot + 1,
+            pid: self.seats.get(slot).and_then(|seat| seat.running.as_ref()?.pid_if_started()),
+            seq: task.seq + 1,
+            task: task.bytes.to_vec(),
+            attempt: task.attempts + 1,
+            since: now.saturating_sub(since),
+        };
+        let mut workers: Vec<_> = self.state.workers().map(worker).collect();
+        workers.sort_by_key(|worker| std::cmp::Reverse(worker.since));
+        Status {
+            ok: counts.ok,
+            failed: counts.failed,
+            retried: counts.retried,
+            waiting: self.state.waiting() as u64,
+            taken: self.state.taken(),
+            total: self.state.input_ended().then(|| self.state.taken()),
+            slots: self.state.slots(),
+            elapsed: now,
+            workers,
+        }
+    }
+
+    fn feed(&mut self) {
+        let hunger = self.state.hunger();
+        if self.state.is_ending() {
+            self.hopper.close();
+        } else if hunger > 0 && !self.state.input_ended() {
+            let state = &mut self.state;
+            match self.hopper.take(hunger, |item: Item| match item {
+                Some(task) => state.add(task),
+                None => state.skip(),
+            }) {
+                None => {}
+                Some(Ok(())) => state.end_of_input(),
+                Some(Err(error)) => {
+                    state.end_of_input();
+                    let now = self.now();
+                    self.fail(super::MapError::Input(error), now);
+                }
+            }
+        }
+    }
+
+    /// Steps, and does what is to be done, until there is nothing more.
+    fn act(&mut self) {
+        let mut count = 0;
+        loop {
+            let now = self.now();
+            self.state.written(self.inbox.written(false));
+            self.state.step(now);
+            let mut idle = true;
+            while let Some(action) = self.state.action() {
+                idle = false;
+                match action {
+                    Action::Begin(slot) => self.begin(slot),
+                    Action::Stop(slot) => self.stop(slot),
+                    Action::Kill(slot) => self.kill(slot),
+                    Action::Report(finished, weight) => self.report(finished, weight),
+                }
+                count += 1;
+                if count % AT_ONCE == 0 {
+                    self.lead.listen();
+                }
+            }
+            for event in self.inbox.take() {
+                idle = false;
+                self.hear(event);
+            }
+            if idle {
+                break;
+            }
+        }
+        for slot in 0..self.seats.len() {
+            self.flush(slot);
+        }
+        self.state.written(self.inbox.written(true));
+    }
+
+    fn publish(&mut self, all: bool) {
+        let has_output =
+            || self.reports.iter().any(|report| !report.out.is_empty() || !report.err.is_empty());
+        let due = all || self.plan.eager || self.reports.len() >= IDLE_REPORTS || !self.pieces.is_empty();
+        if due || has_output() {
+            self.outbox.push(&mut self.pieces, &mut self.reports);
+        }
+    }
+
+    /// The end of all: the first reason counts.
+    pub(super) fn fail(&mut self, error: super::MapError, now: Time) {
+        self.fatal.get_or_insert(error);
+        self.state.stop(Why::Fatal, now);
+    }
+
+    fn begin(&mut self, slot: usize) {
+        if self.seats.len() <= slot {
+            self.seats.resize_with(slot + 1, Seat::default);
+        }
+        let Some((task, is_first)) = self.state.hand(slot) else { return };
+        let (number, attempt) = (task.seq + 1, task.attempts + 1);
+        let said = match self.plan.mode {
+            Mode::Args => Vec::new(),
+            Mode::Stdin => [&task.bytes, self.plan.terminator.as_slice()].concat(),
+            Mode::Lines => [&task.bytes, b"\n".as_slice()].concat(),
+            Mode::Json => super::json::request(number, &task.bytes, attempt),
+        };
+        let seat = &mut self.seats[slot];
+        if is_first {
+            seat.product = Product::new(SystemTime::now());
+        } else if seat.running.is_none() {
+            // What it was to follow could not be begun.
+            return;
+        }
+        if seat.running.is_none() {
+            let words = self.template.fill(&task.bytes, number, slot + 1);
+            if let Err(error) = self.start(slot, &words, number, attempt) {
+                let generation = self.seats[slot].generation;
+                return self.inbox.push(Event::Ended(slot, generation, Err(error)));
+            }
+        }
+        if self.plan.mode != Mode::Args {
+            self.hand_over(slot, &said);
+        }
+    }
+
+    fn start(
+        &mut self,
+        slot: usize,
+        words: &[OsString],
+        number: u64,
+        attempt: u32,
+    ) -> Result<(), SpawnError> {
+        let mut program = Program::new(&words[0])
+            .args(&words[1..])
+            .env("PROCESSION_SLOT", (slot + 1).to_string())
+            .env("PARALLEL_JOBSLOT", (slot + 1).to_string());
+        if matches!(self.plan.mode, Mode::Args | Mode::Stdin) {
+            program = program
+                .env("PROCESSION_SEQ", number.to_string())
+                .env("PARALLEL_SEQ", number.to_string())
+                .env("PROCESSION_ATTEMPT", attempt.to_string());
+        }
+        for limit in &self.plan.limits {
+            program = program.limit(*limit);
+        }
+        if self.plan.mode != Mode::Args {
+            program = program.stdin(Stdio::Piped);
+        }
+        let seat = &mut self.seats[slot];
+        let piping = |error| {
+            SpawnError::system("making pipes for a program; use fewer jobs or raise `ulimit -n`")(error)
+        };
+        let poller = &self.inbox.poller;
+        let end = |channel: &mut Option<Channel>, kind| -> io::Result<Stdio> {
+            if channel.is_none() {
+                *channel = Some(Channel::open(poller, token(slot, kind))?);
+            }
+            Ok(channel.as_ref().expect("it was just made").end()?.into())
+        };
+        let answers = matches!(self.plan.mode, Mode::Lines | Mode::Json);
+        match self.plan.print {
+            Print::Group | Print::Lines => {
+                program = program.stdout(end(&mut seat.out, OUT).map_err(piping)?);
+                program = program.stderr(end(&mut seat.err, ERR).map_err(piping)?);
+            }
+            Print::Raw | Print::None if answers => {
+                program = program.stdout(end(&mut seat.out, OUT).map_err(piping)?);
+                if self.plan.print == Print::None {
+                    program = program.stderr(Stdio::Null);
+                }
+            }
+            Print::None => program = program.stdout(Stdio::Null).stderr(Stdio::Null),
+            Print::Raw => {}
+        }
+        seat.generation += 1;
+        let (inbox, generation) = (Arc::clone(&self.inbox), seat.generation);
+        let mut running =
+            self.keeper.begin(program, move |how| inbox.push(Event::Ended(slot, generation, how)))?;
+        if let Some(pipe) = running.take_stdin() {
+            let inlet = Inlet::new(pipe, poller, token(slot, IN));
+            seat.inlet = Some(inlet.map_err(SpawnError::system("watching a program's input"))?);
+        }
+        seat.running = Some(running);
+        Ok(())
+    }
+
+    /// Gives a task to the process that waits for it.
+    fn hand_over(&mut self, slot: usize, bytes: &[u8]) {
+        let Some(inlet) = &mut self.seats[slot].inlet else { return };
+        inlet.push(bytes);
+        inlet.last = self.plan.mode == Mode::Stdin;
+    }
+
+    fn flush(&mut self, slot: usize) {
+        let seat = &mut self.seats[slot];
+        if let Some(inlet) = &mut seat.inlet
+            && inlet.flush(&self.inbox.poller, token(slot, IN))
+        {
+            seat.inlet = None;
+        }
+    }
+
+    fn stop(&mut self, slot: usize) {
+        if let Some(running) = self.seats.get(slot).and_then(|seat| seat.running.as_ref()) {
+            let _ = running.begin_stop(self.plan.stop_signal);
+        }
+    }
+
+    fn kill(&mut self, slot: usize) {
+        if let Some(running) = self.seats.get(slot).and_then(|seat| seat.running.as_ref()) {
+            let _ = running.kill();
+        }
+    }
+
+    fn kill_all(&mut self) {
+        (0..self.seats.len()).for_each(|slot| self.kill(slot));
+    }
+
+    fn signal_all(&self, signal: i32) {
+        for running in self.seats.iter().filter_map(|seat| seat.running.as_ref()) {
+            let _ = running.signal_all(signal);
+        }
+    }
+
+    fn ready(&mut self, token: u64) {
+        if token == KEEPER {
+            return self.lead.listen();
+        }
+        let Ok(slot) = usize::try_from(token / 8 - 1) else { return };
+        match token % 8 {
+            IN => self.flush(slot),
+            kind => {
+                self.read(slot, kind == ERR, false);
+            }
+        }
+    }
+
+    /// Reads what a program has said, once or until there is nothing more.
+    fn read(&mut self, slot: usize, is_err: bool, all: bool) {
+        loop {
+            let Some(seat) = self.seats.get_mut(slot) else { return };
+            let Some(channel) = (if is_err { &seat.err } else { &seat.out }) else { return };
+            self.chunk.clear();
+            let n = match fd::read(&channel.read, &mut self.chunk, CHUNK) {
+                Ok(n) => n,
+                Err(_) => return,
+            };
+            if n == 0 {
+                return;
+            }
+            self.said(slot, is_err);
+            if !all || n < CHUNK / 16 {
+                return;
+            }
+        }
+    }
+
+    /// A program has said what is in the chunk.
+    fn said(&mut self, slot: usize, is_err: bool) {
+        let chunk = std::mem::take(&mut self.chunk);
+        let seat = &mut self.seats[slot];
+        if matches!(self.plan.mode, Mode::Lines | Mode::Json) && !is_err {
+            seat.said.extend_from_slice(&chunk);
+            self.answers(slot);
+        } else {
+            let room = self.plan.output_limit.map_or(u64::MAX, |limit| {
+                limit.saturating_sub(seat.product.out.len() + seat.product.err.len())
+            });
+            let fits = chunk.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            let spill = if is_err { &mut seat.product.err } else { &mut seat.product.out };
+            let pushed = spill.push(&chunk[..fits]);
+            if fits < chunk.len() {
+                let now = self.now();
+                self.state.doom(slot, Cause::OutputLimit, now);
+            }
+            if let Err(error) = pushed {
+                let now = self.now();
+                self.fail(super::MapError::Output(error), now);
+            }
+            if self.plan.print == Print::Lines {
+                self.whole_lines(slot, is_err, false);
+            }
+        }
+        self.chunk = chunk;
+    }
+
+    /// Passes on what a task has said, as far as its lines are whole, or to its end.
+    fn whole_lines(&mut self, slot: usize, is_err: bool, to_end: bool) {
+        let Some((task, _)) = self.state.at_work(slot) else { return };
+        let (seq, name) = (task.seq + 1, task.bytes.clone());
+        let product = &mut self.seats[slot].product;
+        let spill = if is_err { &mut product.err } else { &mut product.out };
+        let memory = spill.memory();
+        let len = if to_end {
+            memory.len()
+        } else {
+            memory.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1)
+        };
+        if len == 0 {
+            return;
+        }
+        let mut bytes: Vec<u8> = memory.drain(..len).collect();
+        if to_end && bytes.last() != Some(&b'\n') {
+            bytes.push(b'\n');
+        }
+        self.pieces.push(Piece { seq, task: name, slot: slot + 1, is_err, bytes });
+    }
+
+    /// Takes the answers of a long-lived worker out of what it has said.
+    fn answers(&mut self, slot: usize) {
+        let mut said = std::mem::take(&mut self.seats[slot].said);
+        let mut from = self.seats[slot].searched;
+        let mut begin = 0;
+        let now = self.now();
+        while let Some(at) = said[from..].iter().position(|byte| *byte == b'\n') {
+            let line = &said[begin..=from + at];
+            (begin, from) = (from + at + 1, from + at + 1);
+            if !self.answer(slot, line, now) {
+                break;
+            }
+        }
+        // A long line comes in many pieces, and is not moved for each.
+        said.drain(..begin);
+        let seat = &mut self.seats[slot];
+        seat.searched = said.len();
+        seat.said = said;
+        let over = self.plan.output_limit.is_some_and(|limit| seat.said.len() as u64 > limit);
+        if over {
+            self.state.doom(slot, Cause::OutputLimit, now);
+        }
+    }
+
+    /// One line from a worker; false if it makes no sense: then the worker's time is over.
+    fn answer(&mut self, slot: usize, line: &[u8], now: Time) -> bool {
+        let (at, cause, out, err) = match self.plan.mode {
+            Mode::Json => match super::json::answer(line) {
+                Some(super::json::Answer::Beat) => return true,
+                Some(super::json::Answer::Ok(id, out)) => {
+                    (self.state.place_of(slot, id), Cause::Ok, out, Vec::new())
+                }
+                Some(super::json::Answer::Error(id, text)) => {
+                    (self.state.place_of(slot, id), Cause::Exit(1), Vec::new(), text)
+                }
+                None => (None, Cause::Ok, Vec::new(), Vec::new()),
+            },
+            _ => (self.state.at_work(slot).map(|_| 0), Cause::Ok, line.to_vec(), Vec::new()),
+        };
+        let Some(at) = at else {
+            // It speaks when nobody has asked.
+            self.state.doom(slot, Cause::Lost(Loss::Protocol), now);
+            self.kill(slot);
+            return false;
+        };
+        let seat = &mut self.seats[slot];
+        let fresh = Product::new(if at == 0 { SystemTime::now() } else { seat.product.started });
+        let mut product = if at == 0 { std::mem::replace(&mut seat.product, fresh) } else { fresh };
+        product.pid = seat.running.as_ref().and_then(Running::pid_if_started);
+        let out = if self.plan.print == Print::None { &[][..] } else { &out };
+        let pushed = product.out.push(out).and_then(|()| product.err.push(&err));
+        let weight = product.weight();
+        self.state.answered(slot, at, cause, product, weight, now);
+        if let Err(error) = pushed {
+            self.fail(super::MapError::Output(error), now);
+        }
+        true
+    }
+
+    fn ended(&mut self, slot: usize, generation: u64, how: Result<Ended, SpawnError>) {
+        if self.seats.get(slot).is_none_or(|seat| seat.generation != generation) {
+            return;
+        }
+        // All that it has said lies in the pipes.
+        if how.is_ok() {
+            self.read(slot, false, true);
+            self.read(slot, true, true);
+            if self.plan.print == Print::Lines {
+                self.whole_lines(slot, false, true);
+                self.whole_lines(slot, true, true);
+            }
+        }
+        let now = self.now();
+        let seat = &mut self.seats[slot];
+        let running = seat.running.take();
+        seat.inlet = None;
+        let rest = std::mem::take(&mut seat.said);
+        seat.searched = 0;
+        let mut product = std::mem::replace(&mut seat.product, Product::new(SystemTime::now()));
+        product.pid = running.as_ref().and_then(Running::pid_if_started);
+        // Its end is known: there is nothing to wait for, and on this thread nobody may.
+        running.into_iter().for_each(Running::detach);
+        let answers = matches!(self.plan.mode, Mode::Lines | Mode::Json);
+        match how {
+            Ok(ended) => {
+                (product.usage, product.leaked) = (ended.usage(), ended.leaked());
+                if ended.exit().is_none() {
+                    // Somebody may still write to its pipes.
+                    (seat.out, seat.err) = (None, None);
+                }
+                let cause = match ended.cause() {
+                    // It has left a question without an answer.
+                    Cause::Ok if answers => Cause::Lost(Loss::Protocol),
+                    cause => cause,
+                };
+                let mut kept = Ok(());
+                if self.plan.mode == Mode::Lines && !rest.is_empty() {
+                    // Its last words: no answer, but not lost.
+                    kept = product.out.push(&rest);
+                }
+                let weight = product.weight();
+                self.state.ended(slot, cause, product, weight, now);
+                if let Err(error) = kept {
+                    self.fail(super::MapError::Output(error), now);
+                }
+                if cause == Cause::Lost(Loss::Keeper) {
+                    let text = "the keeper was killed, and all programs with it; run it again, with --resume if there is a job log";
+                    self.fail(SpawnError::KeeperGone(text.into()).into(), now);
+                }
+            }
+            Err(SpawnError::Program { errno: EAGAIN, stage, .. }) => {
+                self.state.refused(slot, Cause::Spawn { stage, errno: EAGAIN }, product, now);
+            }
+            Err(error) => {
+                let cause = error.cause();
+                let weight = product.weight();
+                self.state.ended(slot, cause, product, weight, now);
+                let only_this = match cause {
+                    Cause::Spawn { stage: Stage::Exec, errno } => errno == E2BIG || !self.template.is_fixed(),
+                    Cause::Spawn { stage: Stage::Asking, errno } => errno == EINVAL,
+                    _ => false,
+                };
+                if !only_this {
+                    self.fail(error.into(), now);
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, finished: Finished<Product>, weight: usize) {
+        let Finished { task, cause, product, slot, took, cut } = finished;
+        let product = product.unwrap_or_else(|| Product::new(SystemTime::now()));
+        self.reports.push(Report {
+            seq: task.seq + 1,
+            task: task.bytes,
+            cause,
+            attempts: task.attempts,
+            slot: slot + 1,
+            pid: product.pid,
+            started: product.started,
+            wall: took,
+            usage: product.usage,
+            leaked: product.leaked,
+            out: super::Output(product.out),
+            err: super::Output(product.err),
+            cut,
+            weight,
+        });
+    }
+
+    /// Lets the workers go that wait for more; true once they have gone.
+    fn close(&mut self) -> bool {
+        let now = self.now();
+        let ending = self.state.is_ending();
+        for slot in 0..self.seats.len() {
+            if self.seats[slot].running.is_some()
+                && let Some(inlet) = &mut self.seats[slot].inlet
+            {
+                inlet.last = true;
+                self.flush(slot);
+            }
+        }
+        if self.seats.iter().all(|seat| seat.running.is_none()) {
+            return true;
+        }
+        match self.closing {
+            None if ending => {
+                (0..self.seats.len()).for_each(|slot| self.stop(slot));
+                self.closing = Some(now + self.plan.rules.grace);
+            }
+            None => self.closing = Some(now + self.plan.rules.grace),
+            Some(at) if at <= now => {
+                self.kill_all();
+                self.closing = Some(now + Duration::from_secs(3600));
+            }
+            Some(_) => {}
+        }
+        false
+    }
+}
