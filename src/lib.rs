@@ -7,6 +7,8 @@ mod cause;
 #[doc(hidden)]
 pub mod cli;
 mod connection;
+#[cfg(feature = "cli")]
+mod control;
 mod cpu;
 mod error;
 mod exit;
@@ -19,6 +21,9 @@ mod process;
 mod program;
 mod queue;
 mod reactor;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "some of it is for the tool alone"))]
+mod supervise;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "some of it is for the tool alone"))]
 mod supervisor;
 mod sync;
 mod sys;
@@ -43,6 +48,11 @@ pub use procession_worker::drill;
 pub use procession_worker::{Bytes, Method, Plain, Task, init, plain};
 pub use program::{Limit, Program, Stage};
 pub use queue::{GetError, Iter, Lease, PutError, Queue, QueueBuilder};
+pub use supervise::{
+    Happening, HappeningKind, LogDir, Outcome, Place, PlaceStatus, SuperviseError, Supervisor,
+    SupervisorBuilder,
+};
+pub use supervisor::{ExitSet, OnLimit, PlaceState, Restart, RestartLimit, Until};
 pub use sync::{
     Abandoned, AcquireError, Barrier, BarrierError, BoundedSemaphore, Condition, Event, Guard, Lock, Passage,
     Permit, RLock, Semaphore, SyncError,

@@ -9,7 +9,8 @@ Exit codes:
   0         everything succeeded          125       procession itself failed
   122       gave up restarting            126, 127  the program is not executable, not found
   123       at least one task failed      128+n     ended by signal n: 130 Ctrl-C, 143 TERM, 141 stdout closed
-  124       the deadline passed";
+  124       the deadline passed           child's   run -n 1 --restart no: the program's own
+  status, stop, …: 0 all up, 1 refused or timed out, 3 some not running, 4 nobody there";
 
 /// How the tool ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,14 @@ pub(crate) enum Code {
     GaveUp,
     /// At least one task failed, or one worker at the end.
     Failed,
+    /// The program's own.
+    Child(u8),
+    /// Of a verb that talks to a running one: it refused, or it took too long.
+    Refused,
+    /// Some do not run.
+    NotRunning,
+    /// Nobody there to talk to.
+    Nobody,
     /// The deadline of the whole run passed.
     Deadline,
     /// The tool itself failed: usage, a limit that cannot be set, a full disk.
@@ -37,6 +46,10 @@ impl Code {
     pub(crate) fn number(self) -> u8 {
         let number = match self {
             Self::Ok => 0,
+            Self::Child(code) => return code,
+            Self::Refused => 1,
+            Self::NotRunning => 3,
+            Self::Nobody => 4,
             Self::GaveUp => 122,
             Self::Failed => 123,
             Self::Deadline => 124,

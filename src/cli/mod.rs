@@ -2,9 +2,15 @@
 
 pub(crate) mod duration;
 mod exit;
+mod happenings;
 mod map;
+mod place;
+mod run;
 mod shell;
+mod signals;
 pub(crate) mod size;
+mod table;
+mod talk;
 
 pub(crate) use exit::Code;
 
@@ -25,6 +31,16 @@ pub struct Procession {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Map(Box<map::MapArgs>),
+    Run(Box<run::Run>),
+    Status(talk::Status),
+    Logs(talk::Logs),
+    Events(talk::Events),
+    Wait(talk::Wait),
+    Start(talk::Start),
+    Stop(talk::Stop),
+    Restart(talk::Restart),
+    Scale(talk::Scale),
+    Signal(talk::Signal),
     #[command(hide = true)]
     Completions(shell::Completions),
     #[command(hide = true)]
@@ -35,6 +51,16 @@ impl Verb {
     fn run(self) -> Code {
         match self {
             Self::Map(map) => map.run(),
+            Self::Run(run) => run.run(),
+            Self::Status(status) => status.run(),
+            Self::Logs(logs) => logs.run(),
+            Self::Events(events) => events.run(),
+            Self::Wait(wait) => wait.run(),
+            Self::Start(start) => start.run(),
+            Self::Stop(stop) => stop.run(),
+            Self::Restart(restart) => restart.run(),
+            Self::Scale(scale) => scale.run(),
+            Self::Signal(signal) => signal.run(),
             Self::Completions(completions) => completions.run(Procession::command()),
             Self::Man(man) => man.run(Procession::command()),
         }

@@ -24,6 +24,18 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Says a size as briefly as it can be read.
+pub(crate) fn show(bytes: u64) -> String {
+    let units = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
+    match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
+        None => bytes.to_string(),
+        Some((unit, shift)) if bytes >> shift >= 10 => format!("{}{unit}", bytes >> shift),
+        Some((unit, shift)) => {
+            format!("{}.{}{unit}", bytes >> shift, ((bytes >> (shift - 10)) & 1023) * 10 / 1024)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,8 @@ mod handles;
 mod host;
 mod listener;
 mod name;
+#[cfg(feature = "cli")]
+pub(crate) use name::{Claim, claim};
 mod wait;
 
 pub use client::{Client, ClientBuilder};

@@ -24,7 +24,7 @@ pub(super) fn shown(name: &Path) -> String {
 
 /// A name that is taken, and the file that stands for it.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     pub(super) name: PathBuf,
     /// Device and number; none in the abstract namespace.
     file: Option<(u64, u64)>,
@@ -34,7 +34,7 @@ pub(super) struct Claim {
 ///
 /// # Errors
 /// EADDRINUSE: somebody else listens there, or a file is in the way.
-pub(super) fn claim(name: &Path, mode: u32) -> io::Result<(Listener, Claim)> {
+pub(crate) fn claim(name: &Path, mode: u32) -> io::Result<(Listener, Claim)> {
     let found = match door::abstract_name(name) {
         Some(_) => bind(name, mode),
         None => alone_at(name).and_then(|_alone| match bind(name, mode) {

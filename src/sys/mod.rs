@@ -2,10 +2,15 @@
 
 pub(crate) mod bell;
 pub(crate) mod futex;
+pub(crate) mod notify;
 pub(crate) mod pidfd;
 pub(crate) mod poller;
 pub(crate) mod processors;
 pub(crate) mod robust;
+#[cfg_attr(
+    not(feature = "cli"),
+    allow(dead_code, unused_imports, reason = "some of it is for the tool alone")
+)]
 pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod wait;

@@ -5,7 +5,17 @@ use nix::sys::signal::{
 };
 use std::io;
 
-pub(crate) use libc::{SIGHUP, SIGPIPE, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1};
+pub(crate) use libc::{SIGHUP, SIGPIPE, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
+
+/// By name, with or without SIG, or by number.
+pub(crate) fn number(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    name.parse::<Signal>().ok().map(|signal| signal as i32)
+}
 
 /// Signals that this thread, and those it starts, do not hear any more.
 #[derive(Debug)]
@@ -49,6 +59,8 @@ pub(crate) fn stop_self() {
 /// Ends this process by a signal, so that a shell sees of what; returns only if that is not possible.
 pub(crate) fn die_of(number: i32) {
     let Ok(signal) = Signal::try_from(number) else { return };
+    // A core of this process would tell nothing.
+    let _ = nix::sys::prctl::set_dumpable(false);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     set_default(signal, &default);
     let mut set = SigSet::empty();
@@ -62,4 +74,30 @@ pub(crate) fn die_of(number: i32) {
 fn set_default(signal: Signal, default: &SigAction) {
     // SAFETY: the default action runs no code of ours.
     let _ = unsafe { sigaction(signal, default) };
+}
+
+/// Has this process a terminal that controls it?
+pub(crate) fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        let table = [
+            ("TERM", Some(15)),
+            ("SIGTERM", Some(15)),
+            ("usr1", Some(10)),
+            ("9", Some(9)),
+            ("0", None),
+            ("65", None),
+        ];
+        for (text, number_) in table {
+            assert_eq!(number(text), number_, "{text}");
+        }
+        assert_eq!(number("nonsense"), None);
+    }
 }
