@@ -101,6 +101,8 @@ fn quit_lets_those_who_run_end_by_themselves() {
         );
         place.until(&["running"; 2]);
         tool.signal(Signal::SIGQUIT);
+        // Nothing tells when it has been heard.
+        std::thread::sleep(Duration::from_millis(200));
         std::fs::write(place.path().join("go"), "").unwrap();
         let said = tool.end();
         assert_eq!((said.code, said.out.as_str()), (0, "done\ndone\n"), "{said:?}");
