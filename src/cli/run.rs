@@ -247,7 +247,7 @@ impl Run {
         let opened = server.open(remote.clone()).and_then(|()| ears.listen(remote, grace));
         opened.map_err(|error| format!("cannot start a thread: {error}"))?;
         let outcome = supervisor.wait();
-        let unheard = supervisor.lost_its_reader();
+        let unheard = supervisor.output_error();
         drop((server, supervisor));
         Ok(verdict(&outcome, alone, unheard))
     }
@@ -378,15 +378,17 @@ fn describe(run: &Run) -> Result<impl FnMut(&Place<'_>) -> Program + Send + 'sta
     })
 }
 
-fn verdict(outcome: &Outcome, alone: bool, unheard: bool) -> Code {
+fn verdict(outcome: &Outcome, alone: bool, unheard: Option<io::ErrorKind>) -> Code {
     use crate::cause::Cause;
     use crate::exit::Exit;
     // It was told when it happened.
     if let Some((cause, _)) = outcome.never_ran() {
         return Code::of_failed_start(cause);
     }
-    if unheard {
-        return Code::Signal(13);
+    match unheard {
+        Some(io::ErrorKind::BrokenPipe) => return Code::Signal(13),
+        Some(_) => return Code::Own,
+        None => {}
     }
     if let (true, Some((cause, exit))) = (alone, outcome.last())
         && cause != Cause::StartTimeout

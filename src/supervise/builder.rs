@@ -15,9 +15,8 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Which copy a program is wanted for.
@@ -92,7 +91,7 @@ pub(super) struct Settings {
     pub(super) show: Show,
     pub(super) subreaper: bool,
     /// Has whoever read what the copies print gone away?
-    pub(super) unheard: Arc<AtomicBool>,
+    pub(super) unheard: Arc<OnceLock<io::ErrorKind>>,
 }
 
 /// How a [`Supervisor`] is to be; from [`Supervisor::builder`].

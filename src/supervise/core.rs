@@ -13,7 +13,6 @@ use crate::sys::notify::Notify;
 use crate::sys::{SIGCONT, SIGSTOP, signals};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -47,7 +46,7 @@ pub(super) enum Word {
     Warn(String),
     Unheard {
         err: bool,
-        broken: bool,
+        kind: std::io::ErrorKind,
         why: String,
     },
     Flushed,
@@ -237,11 +236,15 @@ impl Core {
                 }
             }
             Word::Warn(text) => self.tell(0, HappeningKind::Warning(text)),
-            Word::Unheard { err, broken, why } => {
+            Word::Unheard { err, kind, why } => {
                 let stream = if err { "stderr" } else { "stdout" };
-                self.tell(0, HappeningKind::Warning(format!("cannot write to {stream}: {why}; stopping")));
-                self.settings.unheard.store(broken && !err, Ordering::Relaxed);
-                return self.on(Event::Stop);
+                // Who does not want to hear complaints may want the rest.
+                let then = if err { "what the copies complain is lost" } else { "stopping" };
+                self.tell(0, HappeningKind::Warning(format!("cannot write to {stream}: {why}; {then}")));
+                if !err {
+                    let _ = self.settings.unheard.set(kind);
+                    return self.on(Event::Stop);
+                }
             }
             Word::Flushed | Word::Abandon => {}
         }

@@ -22,9 +22,8 @@ use crate::sys::wait;
 use core::Word;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Copies of a program, kept alive: started again when they fail, with growing delays and a limit; stopped as whole trees; and
@@ -48,7 +47,7 @@ use std::time::{Duration, Instant};
 /// Kills all copies with all that they have started, and waits until they are gone, at most 10 s.
 pub struct Supervisor {
     remote: Remote,
-    unheard: Arc<AtomicBool>,
+    unheard: Arc<OnceLock<io::ErrorKind>>,
 }
 
 /// How the copies are told, by any thread, whoever holds the supervisor.
@@ -86,7 +85,7 @@ impl Supervisor {
     fn run(
         name: String,
         words: Sender<Word>,
-        unheard: Arc<AtomicBool>,
+        unheard: Arc<OnceLock<io::ErrorKind>>,
         body: impl FnOnce() -> Outcome + Send + 'static,
     ) -> io::Result<Self> {
         let remote = Remote { name: name.into(), words, end: Arc::default() };
@@ -173,10 +172,10 @@ impl Supervisor {
         self.remote.wait_until(Instant::now().checked_add(limit))
     }
 
-    /// Did it end because nobody read what the copies print (a closed pipe at stdout)?
+    /// Did it end because what the copies print found no way out of stdout? `BrokenPipe`: whoever read it went away.
     #[must_use]
-    pub fn lost_its_reader(&self) -> bool {
-        self.unheard.load(Ordering::Relaxed)
+    pub fn output_error(&self) -> Option<io::ErrorKind> {
+        self.unheard.get().copied()
     }
 
     #[cfg(feature = "cli")]

@@ -255,7 +255,7 @@ impl Desk {
             self.open[stream] = false;
             let _ = self.words.send(Word::Unheard {
                 err: source.err,
-                broken: error.kind() == io::ErrorKind::BrokenPipe,
+                kind: error.kind(),
                 why: error.to_string(),
             });
         }

@@ -99,7 +99,7 @@ fn restart_is_one_after_the_other() {
         let mut heard = Vec::new();
         while heard.len() < 9 {
             let event: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-            heard.push((event["event"].as_str().unwrap().to_owned(), event["id"].as_u64().unwrap()));
+            heard.push((event["ev"].as_str().unwrap().to_owned(), event["id"].as_u64().unwrap()));
         }
         let expected: Vec<_> =
             (0..3).flat_map(|id| ["stop", "exit", "spawn"].map(|word| (word.to_owned(), id))).collect();

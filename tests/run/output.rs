@@ -71,6 +71,22 @@ fn a_reader_that_goes_away_ends_it() {
 }
 
 #[test]
+fn a_full_disk_at_stdout_ends_it_and_a_closed_stderr_does_not() {
+    robust(MINUTE, || {
+        let place = Place::new();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let loud = ["run", "--", "sh", "-c", "while :; do echo line; sleep 0.01; done"];
+        let said_full = said(&place.tool(&loud).stdout(full).output().unwrap());
+        assert!(said_full.code == 125 && said_full.err.contains("cannot write to stdout"), "{said_full:?}");
+        let mut tool =
+            place.tool(&["run", "--", "sh", "-c", "for i in 1 2 3; do echo line >&2; sleep 0.02; done"]);
+        let mut child = tool.stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stderr.take());
+        assert_eq!(code(child.wait().unwrap()), 0);
+    });
+}
+
+#[test]
 fn logs_never_grow_beyond() {
     robust(MINUTE, || {
         let place = Place::new();
