@@ -71,8 +71,10 @@ impl Client {
         let socket = self.connect()?;
         let mut bytes = line(request);
         while !bytes.is_empty() {
-            let written = socket::write(&socket, &bytes, true)
-                .map_err(|error| TalkError::Refused(format!("{}: {error}", self.path.display())))?;
+            let written = socket::write(&socket, &bytes, true).map_err(|error| match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => gone(),
+                _ => TalkError::Refused(format!("{}: {error}", self.path.display())),
+            })?;
             bytes.drain(..written);
         }
         let (mut stream, mut rows) = (Stream { socket, rest: Vec::new() }, Vec::new());
@@ -81,7 +83,7 @@ impl Client {
                 .line(Some(PATIENCE))
                 .map_err(|error| TalkError::Refused(format!("{}: {error}", self.path.display())))?;
             let Some(line) = line else {
-                return Err(TalkError::Nobody("it ended, or is too busy to answer; try again".into()));
+                return Err(gone());
             };
             match serde_json::from_slice(&line) {
                 Ok(Reply::Row(row)) => rows.push(row),
@@ -96,6 +98,10 @@ impl Client {
     pub(crate) fn status(&self) -> Result<Vec<Row>, TalkError> {
         self.ask(&Request::Status).map(|(rows, _)| rows)
     }
+}
+
+fn gone() -> TalkError {
+    TalkError::Nobody("it ended, or is too busy to answer; try again".into())
 }
 
 /// What comes from the other side.

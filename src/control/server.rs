@@ -196,7 +196,12 @@ impl Hall {
                 let rows = self.remote.status().into_iter().map(|row| line(&Reply::Row(Row::from(row))));
                 return Ok(Some(rows.chain([done]).flatten().collect()));
             }
-            Request::Stop { ids } if ids.is_empty() => self.remote.event(Event::Stop),
+            Request::Stop { ids } if ids.is_empty() => {
+                // Said first: afterwards there may be nobody to say it.
+                let said = say(stream, &done);
+                self.remote.event(Event::Stop);
+                return if said { Ok(None) } else { Err("the answer found no way".into()) };
+            }
             Request::Stop { ids } => self.remote.event(Event::Rest(self.known(ids)?)),
             Request::Restart { ids } => self.remote.event(Event::Restart(self.known(ids)?)),
             Request::Start { ids } => self.remote.event(Event::Start(self.known(ids)?)),

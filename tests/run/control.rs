@@ -114,9 +114,10 @@ fn restart_is_one_after_the_other() {
 fn stop_says_who_holds_it_up() {
     robust(MINUTE, || {
         let place = Place::new();
-        let script = "test $PROCESSION_ID = 1 && trap '' TERM; while :; do sleep 1000; done";
+        let script = "test $PROCESSION_ID = 1 && trap '' TERM; echo set; while :; do sleep 1000; done";
         let tool = place.start("-n 2 --stop-timeout 2s", script);
         place.until(&["running"; 2]);
+        place.until_said(2);
         let stop = said(&place.output(&["stop", "web"]));
         assert_eq!(stop.code, 0, "{stop:?}");
         assert!(stop.err.contains("waiting for web:1 (pid ") && stop.err.contains("SIGKILL in "), "{stop:?}");

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
 const OBEDIENT: &str = "exec sleep 1000";
-const DEAF: &str = "trap '' TERM; while :; do sleep 1000; done";
+const DEAF: &str = "trap '' TERM; echo deaf; while :; do sleep 1000; done";
 
 #[test]
 fn int_term_and_hup_stop_and_that_is_a_success() {
@@ -42,6 +42,7 @@ fn the_second_int_kills() {
         let place = Place::new();
         let tool = place.start("-n 2 --stop-timeout 1h", DEAF);
         place.until(&["running"; 2]);
+        place.until_said(2);
         let pids = place.pids();
         tool.signal(Signal::SIGINT);
         place.until(&["stopping"; 2]);
@@ -84,7 +85,7 @@ fn the_stop_signal_is_the_one_asked_for() {
             "trap 'echo heard; exit 0' USR2; echo up; while :; do sleep 0.05; done",
         );
         place.until(&["running"]);
-        poll("it has set its trap", MINUTE / 2, || !place.output(&["logs", "web"]).stdout.is_empty());
+        place.until_said(1);
         tool.signal(Signal::SIGTERM);
         let said = tool.end();
         assert_eq!((said.code, said.out.as_str()), (0, "up\nheard\n"), "{said:?}");
@@ -133,6 +134,7 @@ fn tstp_stops_everything_and_every_timer() {
         let place = Place::new();
         let tool = place.start("--stop-timeout 300ms", DEAF);
         place.until(&["running"]);
+        place.until_said(1);
         let pid = place.pids()[0];
         tool.signal(Signal::SIGTERM);
         place.until(&["stopping"]);

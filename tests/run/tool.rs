@@ -71,6 +71,15 @@ impl Place {
         self.status()
     }
 
+    /// Waits until so many copies have said that their traps are set.
+    #[track_caller]
+    pub(crate) fn until_said(&self, copies: usize) {
+        poll_or("all have said so", MINUTE / 3, || {
+            let said = said(&self.output(&["logs", "web", "-n", "1"])).out;
+            if said.lines().count() == copies { Ok(()) } else { Err(said) }
+        });
+    }
+
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.status().iter().filter_map(|row| row[2].parse().ok()).collect()
     }
