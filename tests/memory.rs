@@ -161,13 +161,13 @@ fn an_array_has_bounds_and_says_so() {
     );
     assert_eq!(array.range(1..).unwrap(), [2, 3]);
     assert_eq!(array.range(..=0).unwrap(), [1]);
-    assert_eq!(array.range(3..).unwrap(), []);
+    assert!(array.range(3..).unwrap().is_empty());
     assert!(array.range(4..).is_err() && array.range(1..5).is_err() && array.range(..=usize::MAX).is_err());
     assert_eq!(array.iter().rev().collect::<Vec<_>>(), [3, 2, 1]);
     let empty = Array::<f64>::new([]).unwrap();
     empty.fill(1.0);
     assert_eq!((empty.to_vec(), empty.is_empty(), empty.get(0)), (vec![], true, None));
-    assert_eq!(*travelled(&empty).freeze().unwrap_err().into_inner().unwrap().to_vec(), []);
+    assert!(travelled(&empty).freeze().unwrap_err().into_inner().unwrap().to_vec().is_empty());
     assert!(Array::<u64>::zeroed(usize::MAX).is_err());
 }
 

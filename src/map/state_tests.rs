@@ -32,7 +32,9 @@ fn fed(rules: Rules, tasks: u8) -> State<u32> {
 }
 
 /// Steps, and gives what was begun, stopped, killed and reported.
-fn step(state: &mut State<u32>, now: Time) -> (Vec<usize>, Vec<usize>, Vec<usize>, Vec<(u64, Cause)>) {
+type Step = (Vec<usize>, Vec<usize>, Vec<usize>, Vec<(u64, Cause)>);
+
+fn step(state: &mut State<u32>, now: Time) -> Step {
     state.step(now);
     let (mut begun, mut stopped, mut killed, mut told) = (vec![], vec![], vec![], vec![]);
     while let Some(action) = state.action() {

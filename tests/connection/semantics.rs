@@ -160,8 +160,8 @@ fn wait_tells_all_that_are_ready() {
         child.wait().unwrap();
         let all: [&dyn AsFd; 4] = [&first_out, &second_out, &child, &first];
         assert_eq!(wait(&all, None).unwrap(), [2]);
-        assert_eq!(wait(&all[..2], Some(MOMENT)).unwrap(), []);
-        assert_eq!(wait(&[], Some(MOMENT)).unwrap(), []);
+        assert!(wait(&all[..2], Some(MOMENT)).unwrap().is_empty());
+        assert!(wait(&[], Some(MOMENT)).unwrap().is_empty());
         second.send(1).unwrap();
         assert_eq!(wait(&all, None).unwrap(), [1, 2]);
         drop(second);
