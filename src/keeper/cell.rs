@@ -7,6 +7,7 @@ use crate::exit::Exit;
 use crate::sys::pidfd::{Ended as System, PidFd};
 use crate::sys::{EMFILE, SIGKILL, SIGXCPU, SIGXFSZ};
 use procession_worker::keeper::protocol::{self, LIMITS, Stage};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -207,7 +208,8 @@ impl Cell {
         drop(life);
         self.changed.notify_all();
         for callback in callbacks {
-            callback(how.clone());
+            // One that panics is its owner's affair, and not that of whoever reads for all.
+            let _ = catch_unwind(AssertUnwindSafe(|| callback(how.clone())));
         }
     }
 

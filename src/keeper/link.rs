@@ -270,7 +270,16 @@ impl Link {
 
     /// Reads what the keeper has said.
     pub(super) fn listen(&self) {
+        self.listen_as(false);
+    }
+
+    fn listen_as(&self, reactor: bool) {
         let one_at_a_time = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was taken from under a caller who reads for himself, he would sleep beside. Whoever takes the lead after this
+        // look reads once before he sleeps.
+        if reactor && self.book().led {
+            return;
+        }
         let (mut message, mut fds) = ([0; REPLIES], Vec::new());
         let why = loop {
             match socket::receive(&self.socket, &mut message, &mut fds, false) {
@@ -400,7 +409,7 @@ impl Link {
 
 impl Source for Link {
     fn on_ready(&self, _token: u64) {
-        self.listen();
+        self.listen_as(true);
     }
 
     fn on_deadline(&self, _token: u64) {}
