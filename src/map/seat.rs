@@ -30,7 +30,7 @@ impl Product {
 
     /// What it costs to keep it, about.
     pub(crate) fn weight(&self) -> usize {
-        const ITSELF: usize = 256;
+        const ITSELF: usize = 512;
         ITSELF + usize::try_from(self.out.len() + self.err.len()).unwrap_or(usize::MAX / 2)
     }
 }

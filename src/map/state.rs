@@ -141,6 +141,9 @@ pub(crate) struct State<O> {
     actions: VecDeque<Action<O>>,
 }
 
+/// So much may have been reported and not have left the house: who takes it is slower than we are.
+const MOST_UNWRITTEN: usize = 8 << 20;
+
 /// There is no process to be had: so often is it tried.
 const REFUSALS: u32 = 12;
 const FIRST_REFUSAL: Duration = Duration::from_millis(5);
@@ -476,7 +479,7 @@ impl<O> State<O> {
         let is_turn = !self.rules.ordered || seq == self.order.next();
         let near = !self.rules.ordered || seq < self.order.next() + self.rules.window;
         let held = if is_turn { self.unwritten } else { self.unwritten + self.order.weight() };
-        near && held < self.rules.most_held
+        near && held < self.rules.most_held && self.unwritten < MOST_UNWRITTEN
     }
 
     fn next_task(&mut self, now: Time) -> Option<Task> {

@@ -1,6 +1,6 @@
 //! A command with places for its task.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// A part of an argument.
@@ -83,13 +83,15 @@ fn parts(mut word: &[u8], place: &[u8]) -> Vec<Part> {
     parts
 }
 
+#[cfg(any(test, feature = "cli"))]
 /// A command as a shell would have to be told it.
 pub(crate) fn quoted(words: &[OsString]) -> Vec<u8> {
     let words: Vec<_> = words.iter().map(|word| quote(word)).collect();
     words.join(&b' ')
 }
 
-fn quote(word: &OsStr) -> Vec<u8> {
+#[cfg(any(test, feature = "cli"))]
+fn quote(word: &std::ffi::OsStr) -> Vec<u8> {
     let bytes = word.as_bytes();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(byte) || *byte >= 0x80;
     if std::str::from_utf8(bytes).is_err() || bytes.iter().any(u8::is_ascii_control) {
@@ -102,6 +104,7 @@ fn quote(word: &OsStr) -> Vec<u8> {
         .concat()
 }
 
+#[cfg(any(test, feature = "cli"))]
 /// Bytes as printable text of one line: `\\`, `\t`, `\n`, `\r`, `\xHH`, and one more character escaped.
 pub(crate) fn escaped(bytes: &[u8], quote: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
@@ -122,6 +125,7 @@ pub(crate) fn escaped(bytes: &[u8], quote: u8) -> Vec<u8> {
     out
 }
 
+#[cfg(any(test, feature = "cli"))]
 /// What [`escaped`] was given; `None` if it cannot have made that.
 pub(crate) fn unescaped(mut text: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());

@@ -1,6 +1,7 @@
 //! What is printed of tasks: their bytes, with tags or as JSON; the log; the tasks that failed.
 
 use super::progress::Progress;
+use crate::cause::Cause;
 use crate::map::joblog::JobLog;
 use crate::map::json::string;
 use crate::map::template::Template;
@@ -165,12 +166,12 @@ fn record(report: Report, out: &mut impl Write) -> io::Result<()> {
     } = report;
     let number = |number: Option<i64>| number.map_or_else(|| "null".into(), |number| number.to_string());
     let signal = match cause {
-        crate::Cause::Signal { signal, .. } => Some(signal.into()),
+        Cause::Signal { signal, .. } => Some(signal.into()),
         _ => None,
     };
     let exit = match cause {
-        crate::Cause::Ok => Some(0),
-        crate::Cause::Exit(code) => Some(code.into()),
+        Cause::Ok => Some(0),
+        Cause::Exit(code) => Some(code.into()),
         _ => None,
     };
     write!(out, "{{\"v\":1,\"seq\":{seq}")?;
