@@ -17,7 +17,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What the system did not have is asked for again after so long.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Tokens of doors; those of clients have this bit clear.
 const DOOR: u64 = 1 << 63;
@@ -74,6 +77,13 @@ impl Host {
     }
 
     fn ring(&self, desk: &mut Desk) {
+        if std::mem::take(&mut desk.lines.try_again)
+            && !desk.lines.alarmed
+            && let Ok(reactor) = reactor()
+        {
+            desk.lines.alarmed = true;
+            reactor.set_alarm_after(AGAIN, Weak::clone(&self.me) as Weak<dyn Source>, 0);
+        }
         if std::mem::take(&mut desk.lines.wake_local) {
             match (desk.led, self.bell.get()) {
                 (true, Some(bell)) => bell.ring(),
@@ -405,7 +415,11 @@ impl Source for Host {
         self.finish(desk);
     }
 
-    fn on_deadline(&self, _: u64) {}
+    fn on_deadline(&self, _: u64) {
+        let mut desk = self.desk();
+        desk.lines.alarmed = false;
+        self.finish(desk);
+    }
 }
 
 /// The descriptors of an item that was got here.

@@ -22,6 +22,10 @@ pub(super) struct Lines {
     pub(super) all: SecondaryMap<ClientId, Line>,
     /// Somebody in this process is to be told.
     pub(super) wake_local: bool,
+    /// Something could not be had from the system, which may have it later.
+    pub(super) try_again: bool,
+    /// It will be asked again, at its time.
+    pub(super) alarmed: bool,
 }
 
 /// One client's lane and socket.
@@ -128,7 +132,12 @@ impl Lanes for Lines {
             return None;
         }
         if item.is_heavy() {
-            if !line.outbox.is_empty() || item.make_portable(line.spares.pop()).is_err() {
+            if !line.outbox.is_empty() {
+                return None;
+            }
+            if item.make_portable(line.spares.pop()).is_err() {
+                // No event tells that the system has descriptors or memory again.
+                self.try_again = true;
                 return None;
             }
             line.deliveries = line.deliveries.wrapping_add(1);

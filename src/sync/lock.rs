@@ -69,6 +69,7 @@ pub struct Guard<'a> {
 }
 
 #[inline]
+#[track_caller]
 fn take(object: &Object, until: Until) -> Result<Option<Guard<'_>>, Abandoned<Guard<'_>>> {
     let guard = || Guard { object, of_this_thread: PhantomData };
     match object.mutex().lock(until) {
@@ -125,6 +126,7 @@ macro_rules! lock {
             ///
             #[doc = $again]
             #[inline]
+            #[track_caller]
             pub fn acquire(&self) -> Result<Guard<'_>, Abandoned<Guard<'_>>> {
                 certain(take(&self.0, Until::Forever))
             }
@@ -135,6 +137,7 @@ macro_rules! lock {
             /// As for `acquire`.
             ///
             #[doc = $again]
+            #[track_caller]
             pub fn acquire_timeout(
                 &self,
                 limit: Duration,

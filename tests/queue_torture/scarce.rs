@@ -53,6 +53,8 @@ type Pair = (Queue<Vec<u8>>, Queue<Queue<u8>>);
 fn host_without(out: Queue<Pair>, go: Queue<u8>, told: Queue<u8>) {
     let (large, queues) = (Queue::new(), Queue::new());
     out.put((large.clone(), queues.clone())).unwrap();
+    // Not before they have been come by.
+    assert_eq!(go.get_timeout(SOON).unwrap(), 1);
     let taken = all_descriptors();
     told.put(1).unwrap();
     assert_eq!(go.get_timeout(SOON).unwrap(), 3);
@@ -68,6 +70,8 @@ fn a_host_without_descriptors_says_so_and_buries_nobody() {
         let (out, go, told) = (Queue::new(), Queue::new(), Queue::new());
         let child = Process::new(host_without, (out.clone(), go.clone(), told.clone())).start().unwrap();
         let (large, queues): Pair = out.get_timeout(SOON).unwrap();
+        assert_eq!((large.len(), queues.len()), (0, 0));
+        go.put(1).unwrap();
         assert_eq!(told.get_timeout(SOON).unwrap(), 1);
         let error = large.put_timeout(vec![0; 30_000], SOON).unwrap_err();
         assert!(matches!(&error, PutError::Io(value, _) if value.len() == 30_000), "{error}");
