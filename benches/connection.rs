@@ -6,15 +6,16 @@ mod support;
 
 #[path = "support/cpu.rs"]
 mod cpu;
+#[path = "support/opposite.rs"]
+mod opposite;
 #[path = "support/peer.rs"]
 mod peer;
 
 use cpu::{allowed, confined, move_to};
+use opposite::{LARGE, LARGE_ONES, bare_add_one, bare_pair, bare_pour, bare_swallow, opposite};
 use peer::part;
-use procession::{Bytes, Child, Client, Connection, Handle, Listener, Process, duplex};
-use procession_worker::sys::socket;
-use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use procession::{Bytes, Client, Connection, Handle, Listener, Process, duplex};
+use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use support::{Bench, Outcome, Row, expect, per_call, timed};
@@ -46,16 +47,6 @@ fn main() -> Outcome {
     }
 }
 
-/// Starts the other end on that processor.
-fn opposite<R>(child: Process<R>, cpu: u32) -> Outcome<Child<R>>
-where
-    R: serde::de::DeserializeOwned + Send + 'static,
-{
-    let child = child.start()?;
-    move_to(cpu, child.pid())?;
-    Ok(child)
-}
-
 // ---- there and back -----------------------------------------------------------------------------------------------
 
 const CALLS: u32 = 500;
@@ -67,22 +58,6 @@ fn add_one(line: Connection<u64, u64>) {
             return;
         }
     }
-}
-
-fn bare_add_one(socket: Handle<File>) {
-    let (mut socket, mut bytes) = (socket.into_inner(), [0; 8]);
-    while socket.read(&mut bytes).is_ok_and(|n| n == 8) {
-        let answer = u64::from_ne_bytes(bytes) + 1;
-        if socket.write(&answer.to_ne_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
-/// A bare SOCK_SEQPACKET pair, and nothing but `write` and `read`.
-fn bare_pair() -> Outcome<(File, Handle<File>)> {
-    let (here, there) = socket::pair()?;
-    Ok((here.into(), Handle(there.into())))
 }
 
 fn round_trips(bench: &Bench, name: &str, cpu: u32) -> Outcome {
@@ -122,15 +97,6 @@ fn pour(line: Connection<u64, u64>) {
     }
 }
 
-fn bare_pour(socket: Handle<File>) {
-    let (mut socket, mut bytes) = (socket.into_inner(), [0; 8]);
-    while socket.read(&mut bytes).is_ok_and(|n| n == 8) {
-        if !(0..u64::from_ne_bytes(bytes)).all(|n| socket.write(&n.to_ne_bytes()).is_ok()) {
-            return;
-        }
-    }
-}
-
 fn stream(bench: &Bench, cpu: u32) -> Outcome {
     let (here, there) = duplex::<u64, u64>()?;
     let _ours = opposite(Process::new(pour, (there,)), cpu)?;
@@ -163,9 +129,6 @@ fn stream(bench: &Bench, cpu: u32) -> Outcome {
 
 // ---- large --------------------------------------------------------------------------------------------------------
 
-const LARGE: usize = 1 << 20;
-const LARGE_ONES: u32 = 200;
-
 fn swallow(line: Connection<u8, Bytes>, values: bool) {
     loop {
         for _ in 0..LARGE_ONES {
@@ -178,22 +141,6 @@ fn swallow(line: Connection<u8, Bytes>, values: bool) {
             }
         }
         if line.send(1).is_err() {
-            return;
-        }
-    }
-}
-
-fn bare_swallow(input: Handle<PipeReader>, output: Handle<PipeWriter>) {
-    let (mut input, mut output) = (input.into_inner(), output.into_inner());
-    loop {
-        for _ in 0..LARGE_ONES {
-            // As much room as a message's receiver has, and as new.
-            let mut bytes = Vec::with_capacity(LARGE);
-            if (&mut input).take(LARGE as u64).read_to_end(&mut bytes).is_err() || bytes.len() != LARGE {
-                return;
-            }
-        }
-        if output.write_all(&[1]).is_err() {
             return;
         }
     }

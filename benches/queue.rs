@@ -6,15 +6,17 @@ mod support;
 
 #[path = "support/cpu.rs"]
 mod cpu;
+#[path = "support/opposite.rs"]
+mod opposite;
 #[path = "support/peer.rs"]
 mod peer;
 
 use cpu::{allowed, confined, move_to};
+use opposite::{LARGE, LARGE_ONES, bare_add_one, bare_pair, bare_pour, bare_swallow, opposite};
 use peer::part;
 use procession::{Bytes, Child, Handle, Process, Queue};
-use procession_worker::sys::socket;
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::io::{Read, Write};
 use support::{Bench, Outcome, Row, expect, per_call, timed};
 
 const ONE_CPU: &str = "one-cpu";
@@ -44,22 +46,6 @@ fn main() -> Outcome {
     }
 }
 
-/// Starts the other end on that processor.
-fn opposite<R>(child: Process<R>, cpu: u32) -> Outcome<Child<R>>
-where
-    R: serde::de::DeserializeOwned + Send + 'static,
-{
-    let child = child.start()?;
-    move_to(cpu, child.pid())?;
-    Ok(child)
-}
-
-/// A bare SOCK_SEQPACKET pair, and nothing but `write` and `read`.
-fn bare_pair() -> Outcome<(File, Handle<File>)> {
-    let (here, there) = socket::pair()?;
-    Ok((here.into(), Handle(there.into())))
-}
-
 // ---- one way ----------------------------------------------------------------------------------------------------------
 
 const ITEMS: u64 = 50_000;
@@ -68,15 +54,6 @@ const ITEMS: u64 = 50_000;
 fn pour(orders: Queue<u64>, to: Queue<u64>) {
     while let Ok(count) = orders.get() {
         if !(0..count).all(|n| to.put(n).is_ok()) {
-            return;
-        }
-    }
-}
-
-fn bare_pour(socket: Handle<File>) {
-    let (mut socket, mut bytes) = (socket.into_inner(), [0; 8]);
-    while socket.read(&mut bytes).is_ok_and(|n| n == 8) {
-        if !(0..u64::from_ne_bytes(bytes)).all(|n| socket.write(&n.to_ne_bytes()).is_ok()) {
             return;
         }
     }
@@ -205,16 +182,6 @@ fn add_one(there: Queue<u64>, back: Queue<u64>) {
     }
 }
 
-fn bare_add_one(socket: Handle<File>) {
-    let (mut socket, mut bytes) = (socket.into_inner(), [0; 8]);
-    while socket.read(&mut bytes).is_ok_and(|n| n == 8) {
-        let answer = u64::from_ne_bytes(bytes) + 1;
-        if socket.write(&answer.to_ne_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
 fn ping(bench: &Bench, name: &str, cpu: u32) -> Outcome {
     let (there, back) = (Queue::new(), Queue::new());
     let _ours = opposite(Process::new(add_one, (there.clone(), back.clone())), cpu)?;
@@ -260,9 +227,6 @@ fn queue_bounded(bench: &Bench) -> Outcome {
 
 // ---- large ------------------------------------------------------------------------------------------------------------
 
-const LARGE: usize = 1 << 20;
-const LARGE_ONES: u32 = 200;
-
 fn swallow_large(items: Queue<Bytes>, done: Queue<u64>) {
     loop {
         for _ in 0..LARGE_ONES {
@@ -271,21 +235,6 @@ fn swallow_large(items: Queue<Bytes>, done: Queue<u64>) {
             }
         }
         if done.put(1).is_err() {
-            return;
-        }
-    }
-}
-
-fn bare_swallow(input: Handle<PipeReader>, output: Handle<PipeWriter>) {
-    let (mut input, mut output) = (input.into_inner(), output.into_inner());
-    loop {
-        for _ in 0..LARGE_ONES {
-            let mut bytes = Vec::with_capacity(LARGE);
-            if (&mut input).take(LARGE as u64).read_to_end(&mut bytes).is_err() || bytes.len() != LARGE {
-                return;
-            }
-        }
-        if output.write_all(&[1]).is_err() {
             return;
         }
     }

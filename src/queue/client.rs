@@ -85,6 +85,9 @@ impl Drop for Got<'_> {
     }
 }
 
+/// An item's bytes, and what came with them.
+type Unpacked = (Bytes, Incoming);
+
 impl Client {
     /// Comes by a ticket.
     pub(super) fn enter(ticket: &OwnedFd, capacity: Capacity) -> io::Result<Self> {
@@ -546,11 +549,11 @@ impl Client {
         let unpacked;
         (local, unpacked) = self.unpack(local, &payload);
         match unpacked {
-            Ok((bytes, came)) => (local, got(bytes, came)),
-            Err(error) => {
+            Ok(Some((bytes, came))) => (local, got(bytes, came)),
+            other => {
                 local = self.put_back(local, number);
                 self.put_out_of_hand(&mut local, hand);
-                (local, Err(error))
+                (local, other.map(|_| None))
             }
         }
     }
@@ -571,12 +574,13 @@ impl Client {
         (kind, payload)
     }
 
-    /// A heavy item: its descriptors are here, or on their way: they were sent before the item could be seen.
+    /// A heavy item: its descriptors are here, or on their way: they were sent before the item could be seen. `None`
+    /// when it is to come again.
     fn unpack<'a>(
         &'a self,
         mut local: MutexGuard<'a, Local>,
         payload: &[u8],
-    ) -> (MutexGuard<'a, Local>, Result<(Bytes, Incoming), GetError>) {
+    ) -> (MutexGuard<'a, Local>, Result<Option<Unpacked>, GetError>) {
         let Some((head, inline)) = Heavy::split(payload) else { return (local, Err(GetError::Gone)) };
         let told = |came: &Came| came.fds.len() + came.lost >= head.count as usize;
         while head.count > 0 && !local.fds.get(&head.id).is_some_and(told) {
@@ -589,13 +593,19 @@ impl Client {
         let oldest = head.id.saturating_sub(HANDS as u32);
         local.fds = local.fds.split_off(&oldest);
         let Came { mut fds, lost } = local.fds.remove(&head.id).unwrap_or_default();
+        // They may have come while there was no place for them, long before this item's turn: it comes again.
+        let place =
+            || (0..head.count).map(|_| self.socket.try_clone()).collect::<io::Result<Vec<_>>>().is_ok();
+        if lost > 0 && place() {
+            return (local, Ok(None));
+        }
         let bytes = match head.filed {
             _ if lost > 0 => Err(io::Error::from_raw_os_error(crate::sys::EMFILE)),
             0 => Ok(Bytes::Copied(inline.to_vec())),
             _ if fds.is_empty() => Err(io::Error::from_raw_os_error(crate::sys::EIO)),
             filed => Bytes::of_file(fds.remove(0), filed),
         };
-        (local, bytes.map(|bytes| (bytes, Incoming::new(fds, None))).map_err(GetError::Io))
+        (local, bytes.map(|bytes| Some((bytes, Incoming::new(fds, None)))).map_err(GetError::Io))
     }
 
     /// An item that there is no room for goes back, to whoever has some.

@@ -502,13 +502,11 @@ impl State {
 
     /// The only consumer has what there is before it asks; should somebody else ask first, it is taken back.
     fn give_ahead(&mut self, lanes: &mut impl Lanes) {
-        if self.local_getters > 0
-            || self.consumes
-            || self.members.values().filter(|member| member.consumes).count() != 1
-        {
+        if self.local_getters > 0 || self.consumes {
             return;
         }
-        let Some((client, _)) = self.members.iter().find(|(_, member)| member.consumes) else { return };
+        let mut consumers = self.members.iter().filter(|(_, member)| member.consumes);
+        let (Some((client, _)), None) = (consumers.next(), consumers.next()) else { return };
         // Descriptors are not sent for nothing.
         while self.queue.front().is_some_and(|item| !item.is_heavy()) && self.give(client, 1, lanes) {}
     }
