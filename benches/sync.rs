@@ -6,10 +6,13 @@ mod support;
 
 #[path = "support/bare.rs"]
 mod bare;
+#[path = "support/cpu.rs"]
+mod cpu;
 #[path = "support/peer.rs"]
 mod peer;
 
 use bare::Bare;
+use cpu::{allowed, confined, move_to};
 use peer::part;
 use procession::{Abandoned, AcquireError, Child, Event, Lock, Process, Semaphore};
 use std::process::Stdio;
@@ -21,16 +24,20 @@ const FIGHT: &str = "fight";
 const ANSWER: &str = "answer";
 /// One that is there to be killed.
 const NOTHING: &str = "nothing";
+/// The rows on chosen processors.
+const ONE_CPU: &str = "one-cpu";
+const TWO_CPUS: &str = "two-cpus";
 
 const CALLS: u32 = 200_000;
 const BLOWS: u32 = 200_000;
 const TURNS: u32 = 5_000;
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 7] = [
     ("lock_free", lock_free),
     ("lock_fight", lock_fight),
     ("semaphore_free", semaphore_free),
-    ("event_wakes", event_wakes),
+    ("event_wakes_one_cpu", |bench| confined(bench, "event_wakes_one_cpu", ONE_CPU)),
+    ("event_wakes_two_cpus", |bench| confined(bench, "event_wakes_two_cpus", TWO_CPUS)),
     ("lock_holder_killed", lock_holder_killed),
     ("semaphore_holder_killed", semaphore_holder_killed),
 ];
@@ -42,9 +49,21 @@ fn main() -> Outcome {
         Some(NOTHING) => loop {
             std::thread::park();
         },
-        _ => {}
+        Some(other) => return measured(other),
+        None => {}
     }
     Bench::from_args().map_or(Ok(()), |bench| bench.run(&ROWS))
+}
+
+fn measured(part: &str) -> Outcome {
+    let bench = Bench::from_args().ok_or("it is a part of a benchmark")?;
+    let (here, there) = allowed()?;
+    move_to(here, std::process::id())?;
+    match part {
+        ONE_CPU => event_wakes(&bench, "event_wakes_one_cpu", here),
+        TWO_CPUS => event_wakes(&bench, "event_wakes_two_cpus", there),
+        _ => Err("an unknown part".into()),
+    }
 }
 
 fn bare_call(bare: &Bare) -> Outcome<f64> {
@@ -154,11 +173,13 @@ fn answer_bare() -> Outcome {
 }
 
 /// From one process's `set` to the other's next instruction: half of a turn there and back.
-fn event_wakes(bench: &Bench) -> Outcome {
+fn event_wakes(bench: &Bench, name: &str, cpu: u32) -> Outcome {
     let (there, back) = (Event::new()?, Event::new()?);
-    let _other = Process::new(answer, (there.clone(), back.clone())).start()?;
+    let other = Process::new(answer, (there.clone(), back.clone())).start()?;
+    move_to(cpu, other.pid())?;
     let bare = Bare::new(&[0, 0])?;
     let mut bare_other = bare.shared_with(ANSWER)?;
+    move_to(cpu, bare_other.id())?;
     let ours = || {
         let turn = per_call(TURNS, |_| {
             there.set();
@@ -176,7 +197,7 @@ fn event_wakes(bench: &Bench) -> Outcome {
         })?;
         Ok(turn / 2.0)
     };
-    let result = bench.compare("event_wakes", 41, ours, baseline);
+    let result = bench.compare(name, 41, ours, baseline);
     bare_other.kill()?;
     bare_other.wait()?;
     result
