@@ -116,6 +116,7 @@ impl Link {
     pub(super) fn begin(
         &self,
         prepared: &mut Prepared,
+        after: Option<u64>,
         deadline: Option<Instant>,
     ) -> Result<Arc<Cell>, SpawnError> {
         let Some(me) = self.me.upgrade() else { return Err(self.gone("it is being dropped")) };
@@ -128,7 +129,7 @@ impl Link {
         let cell = Arc::new(Cell::new(id, Arc::clone(&prepared.name), prepared.limits, me));
         book.cells.insert(id, Arc::clone(&cell));
         drop(book);
-        let (bytes, fds) = prepared.message(id);
+        let (bytes, fds) = prepared.message(id, after);
         if let Err(error) = self.send(&bytes, &fds, deadline) {
             self.book().cells.remove(&id);
             return Err(match error.kind() {
@@ -143,7 +144,7 @@ impl Link {
     /// Asks for a program, and waits for the answer.
     pub(super) fn start(&self, prepared: &mut Prepared) -> Result<Arc<Cell>, SpawnError> {
         let deadline = Instant::now().checked_add(self.patience);
-        let cell = self.begin(prepared, deadline)?;
+        let cell = self.begin(prepared, None, deadline)?;
         self.wait(&cell, deadline, |life| !matches!(life.phase, Phase::Asked));
         let mut life = cell.life();
         match &life.phase {

@@ -183,16 +183,18 @@ impl Keeper {
         }
     }
 
-    /// Asks for a program and does not wait: `then` is told how it ended, or that it could not be started (EAGAIN is not tried
-    /// again). It is called by whoever hears the keeper: the [`Lead`], if there is one.
+    /// Asks for a program and does not wait, perhaps for one that is to begin when nothing is left of another: `then` is told
+    /// how it ended, or that it could not be started (EAGAIN is not tried again), or was [recalled](Running::recall). It is
+    /// called by whoever hears the keeper: the [`Lead`], if there is one.
     pub(crate) fn begin(
         &self,
         program: Program,
+        after: Option<&Running>,
         then: impl FnOnce(Result<Ended, SpawnError>) + Send + 'static,
     ) -> Result<Running, SpawnError> {
         let (mut prepared, piped) = Prepared::new(program, self.link.home.as_deref())?;
         let deadline = Instant::now().checked_add(self.link.patience);
-        let cell = self.link.begin(&mut prepared, deadline)?;
+        let cell = self.link.begin(&mut prepared, after.map(Running::id), deadline)?;
         cell.when_over(Box::new(then));
         Ok(Running::new(cell, piped))
     }

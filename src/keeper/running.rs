@@ -55,6 +55,16 @@ impl Running {
         self.cell.process.get().expect("a program that runs has its descriptor")
     }
 
+    pub(super) fn id(&self) -> u64 {
+        self.cell.id
+    }
+
+    /// One that is still to follow another is not to begin after all: it fails with ECANCELED. Too late, it changes nothing.
+    pub(crate) fn recall(&self) {
+        // A keeper that does not listen does not start anything either.
+        let _ = self.ask(&Ask::Recall(self.cell.id));
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -13,18 +13,19 @@ use crate::keeper::{Ended, Keeper, Lead, Running};
 use crate::process::Stdio;
 use crate::program::{Program, Stage};
 use crate::sys::poller::Interest;
-use crate::sys::{E2BIG, EAGAIN, EINVAL, SIGCONT, SIGSTOP};
+use crate::sys::{E2BIG, EAGAIN, ECANCELED, EINVAL, SIGCONT, SIGSTOP};
 use procession_worker::sys::fd;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// The keeper's token; a slot's are eight times its number and one of the three.
+/// The keeper's token; a slot's are eight times its number and one of these.
 const KEEPER: u64 = 0;
 const IN: u64 = 1;
-const OUT: u64 = 2;
-const ERR: u64 = 3;
+/// By whose turn it is.
+const OUT: [u64; 2] = [2, 4];
+const ERR: [u64; 2] = [3, 5];
 /// So much is read at once.
 const CHUNK: usize = 64 << 10;
 /// So many actions before the keeper is heard again.
@@ -100,9 +101,7 @@ impl Engine {
     pub(super) fn run(&mut self) {
         let mut ready = Vec::new();
         loop {
-            for event in self.inbox.take() {
-                self.hear(event);
-            }
+            self.hear_all();
             self.feed();
             self.act();
             if self.state.is_over() && self.close() {
@@ -113,10 +112,25 @@ impl Engine {
             let alarm = self.closing.into_iter().chain(self.state.alarm()).min();
             let deadline = alarm.filter(|_| self.pause.is_none()).map(|at| self.start + self.paused + at);
             self.inbox.poller.wait(deadline, &mut ready);
+            // First what the keeper says: who is heard otherwise may have the turn only now.
+            if ready.contains(&KEEPER) {
+                self.lead.listen();
+                self.hear_all();
+            }
             for token in ready.drain(..) {
                 self.ready(token);
             }
         }
+    }
+
+    /// False if there was nothing.
+    fn hear_all(&mut self) -> bool {
+        let events = self.inbox.take();
+        let any = !events.is_empty();
+        for event in events {
+            self.hear(event);
+        }
+        any
     }
 
     fn hear(&mut self, event: Event) {
@@ -154,7 +168,7 @@ impl Engine {
         let counts = self.state.counts();
         let worker = |(slot, task, since): (usize, &super::state::Task, Time)| Worker {
             slot: slot + 1,
-            pid: self.seats.get(slot).and_then(|seat| seat.running.as_ref()?.pid_if_started()),
+            pid: self.seats.get(slot).and_then(|seat| seat.now().running.as_ref()?.pid_if_started()),
             seq: task.seq + 1,
             task: task.bytes.to_vec(),
             attempt: task.attempts + 1,
@@ -210,6 +224,7 @@ impl Engine {
                     Action::Begin(slot) => self.begin(slot),
                     Action::Stop(slot) => self.stop(slot),
                     Action::Kill(slot) => self.kill(slot),
+                    Action::Recall(slot) => self.recall(slot),
                     Action::Report(finished, weight) => self.report(finished, weight),
                 }
                 count += 1;
@@ -217,11 +232,7 @@ impl Engine {
                     self.lead.listen();
                 }
             }
-            for event in self.inbox.take() {
-                idle = false;
-                self.hear(event);
-            }
-            if idle {
+            if !self.hear_all() && idle {
                 break;
             }
         }
@@ -258,17 +269,20 @@ impl Engine {
             Mode::Lines => [&task.bytes, b"\n".as_slice()].concat(),
             Mode::Json => super::json::request(number, &task.bytes, attempt),
         };
-        let seat = &mut self.seats[slot];
-        if is_first {
-            seat.product = Product::new(SystemTime::now());
-        } else if seat.running.is_none() {
-            // What it was to follow could not be begun.
+        let alone = matches!(self.plan.mode, Mode::Args | Mode::Stdin);
+        let at = usize::from(alone && !is_first);
+        let berth = self.seats[slot].berth(at);
+        if is_first || alone {
+            berth.product = Product::new(SystemTime::now());
+        } else if berth.running.is_none() {
+            // What it was to be handed to could not be begun.
             return;
         }
-        if seat.running.is_none() {
+        if berth.running.is_none() {
             let words = self.template.fill(&task.bytes, number, slot + 1);
-            if let Err(error) = self.start(slot, &words, number, attempt) {
-                let generation = self.seats[slot].generation;
+            let generation = self.seats[slot].next_generation();
+            self.seats[slot].berth(at).generation = generation;
+            if let Err(error) = self.start(slot, at, &words, number, attempt) {
                 return self.inbox.push(Event::Ended(slot, generation, Err(error)));
             }
         }
@@ -280,6 +294,7 @@ impl Engine {
     fn start(
         &mut self,
         slot: usize,
+        at: usize,
         words: &[OsString],
         number: u64,
         attempt: u32,
@@ -301,6 +316,8 @@ impl Engine {
             program = program.stdin(Stdio::Piped);
         }
         let seat = &mut self.seats[slot];
+        let turn = (seat.turn() + at) % 2;
+        let berth = seat.berth(at);
         let piping = |error| {
             SpawnError::system("making pipes for a program; use fewer jobs or raise `ulimit -n`")(error)
         };
@@ -314,11 +331,11 @@ impl Engine {
         let answers = matches!(self.plan.mode, Mode::Lines | Mode::Json);
         match self.plan.print {
             Print::Group | Print::Lines => {
-                program = program.stdout(end(&mut seat.out, OUT).map_err(piping)?);
-                program = program.stderr(end(&mut seat.err, ERR).map_err(piping)?);
+                program = program.stdout(end(&mut berth.out, OUT[turn]).map_err(piping)?);
+                program = program.stderr(end(&mut berth.err, ERR[turn]).map_err(piping)?);
             }
             Print::Raw | Print::None if answers => {
-                program = program.stdout(end(&mut seat.out, OUT).map_err(piping)?);
+                program = program.stdout(end(&mut berth.out, OUT[turn]).map_err(piping)?);
                 if self.plan.print == Print::None {
                     program = program.stderr(Stdio::Null);
                 }
@@ -326,15 +343,15 @@ impl Engine {
             Print::None => program = program.stdout(Stdio::Null).stderr(Stdio::Null),
             Print::Raw => {}
         }
-        seat.generation += 1;
-        let (inbox, generation) = (Arc::clone(&self.inbox), seat.generation);
-        let mut running =
-            self.keeper.begin(program, move |how| inbox.push(Event::Ended(slot, generation, how)))?;
+        let (inbox, generation) = (Arc::clone(&self.inbox), berth.generation);
+        let after = if at == 0 { None } else { seat.now().running.as_ref() };
+        let then = move |how| inbox.push(Event::Ended(slot, generation, how));
+        let mut running = self.keeper.begin(program, after, then)?;
         if let Some(pipe) = running.take_stdin() {
             let inlet = Inlet::new(pipe, poller, token(slot, IN));
             seat.inlet = Some(inlet.map_err(SpawnError::system("watching a program's input"))?);
         }
-        seat.running = Some(running);
+        seat.berth(at).running = Some(running);
         Ok(())
     }
 
@@ -354,38 +371,47 @@ impl Engine {
         }
     }
 
-    fn stop(&mut self, slot: usize) {
-        if let Some(running) = self.seats.get(slot).and_then(|seat| seat.running.as_ref()) {
+    fn stop(&self, slot: usize) {
+        if let Some(running) = self.seats.get(slot).and_then(|seat| seat.now().running.as_ref()) {
             let _ = running.begin_stop(self.plan.stop_signal);
         }
     }
 
-    fn kill(&mut self, slot: usize) {
-        if let Some(running) = self.seats.get(slot).and_then(|seat| seat.running.as_ref()) {
+    fn kill(&self, slot: usize) {
+        if let Some(running) = self.seats.get(slot).and_then(|seat| seat.now().running.as_ref()) {
             let _ = running.kill();
         }
     }
 
-    fn kill_all(&mut self) {
+    fn recall(&mut self, slot: usize) {
+        if let Some(running) = self.seats.get_mut(slot).and_then(|seat| seat.berth(1).running.as_ref()) {
+            running.recall();
+        }
+    }
+
+    fn kill_all(&self) {
         (0..self.seats.len()).for_each(|slot| self.kill(slot));
     }
 
     fn signal_all(&self, signal: i32) {
-        for running in self.seats.iter().filter_map(|seat| seat.running.as_ref()) {
+        for running in self.seats.iter().filter_map(|seat| seat.now().running.as_ref()) {
             let _ = running.signal_all(signal);
         }
     }
 
     fn ready(&mut self, token: u64) {
         if token == KEEPER {
-            return self.lead.listen();
+            return;
         }
-        let Ok(slot) = usize::try_from(token / 8 - 1) else { return };
-        match token % 8 {
+        let Some(slot) = usize::try_from(token / 8 - 1).ok().filter(|slot| *slot < self.seats.len()) else {
+            return;
+        };
+        let (kind, turn) = (token % 8, self.seats[slot].turn());
+        match kind {
             IN => self.flush(slot),
-            kind => {
-                self.read(slot, kind == ERR, false);
-            }
+            // What follows speaks already; that it is its turn, the keeper says in the same breath.
+            _ if kind == OUT[turn] || kind == ERR[turn] => self.read(slot, kind == ERR[turn], false),
+            _ => {}
         }
     }
 
@@ -393,7 +419,8 @@ impl Engine {
     fn read(&mut self, slot: usize, is_err: bool, all: bool) {
         loop {
             let Some(seat) = self.seats.get_mut(slot) else { return };
-            let Some(channel) = (if is_err { &seat.err } else { &seat.out }) else { return };
+            let berth = seat.now();
+            let Some(channel) = (if is_err { &berth.err } else { &berth.out }) else { return };
             self.chunk.clear();
             let n = match fd::read(&channel.read, &mut self.chunk, CHUNK) {
                 Ok(n) => n,
@@ -417,11 +444,13 @@ impl Engine {
             seat.said.extend_from_slice(&chunk);
             self.answers(slot);
         } else {
-            let room = self.plan.output_limit.map_or(u64::MAX, |limit| {
-                limit.saturating_sub(seat.product.out.len() + seat.product.err.len())
-            });
+            let product = &mut seat.now_mut().product;
+            let room = self
+                .plan
+                .output_limit
+                .map_or(u64::MAX, |limit| limit.saturating_sub(product.out.len() + product.err.len()));
             let fits = chunk.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-            let spill = if is_err { &mut seat.product.err } else { &mut seat.product.out };
+            let spill = if is_err { &mut product.err } else { &mut product.out };
             let pushed = spill.push(&chunk[..fits]);
             if fits < chunk.len() {
                 let now = self.now();
@@ -442,7 +471,7 @@ impl Engine {
     fn whole_lines(&mut self, slot: usize, is_err: bool, to_end: bool) {
         let Some((task, _)) = self.state.at_work(slot) else { return };
         let (seq, name) = (task.seq + 1, task.bytes.clone());
-        let product = &mut self.seats[slot].product;
+        let product = &mut self.seats[slot].now_mut().product;
         let spill = if is_err { &mut product.err } else { &mut product.out };
         let memory = spill.memory();
         let len = if to_end {
@@ -505,10 +534,10 @@ impl Engine {
             self.kill(slot);
             return false;
         };
-        let seat = &mut self.seats[slot];
-        let fresh = Product::new(if at == 0 { SystemTime::now() } else { seat.product.started });
-        let mut product = if at == 0 { std::mem::replace(&mut seat.product, fresh) } else { fresh };
-        product.pid = seat.running.as_ref().and_then(Running::pid_if_started);
+        let berth = self.seats[slot].now_mut();
+        let fresh = Product::new(if at == 0 { SystemTime::now() } else { berth.product.started });
+        let mut product = if at == 0 { std::mem::replace(&mut berth.product, fresh) } else { fresh };
+        product.pid = berth.running.as_ref().and_then(Running::pid_if_started);
         let out = if self.plan.print == Print::None { &[][..] } else { &out };
         let pushed = product.out.push(out).and_then(|()| product.err.push(&err));
         let weight = product.weight();
@@ -520,8 +549,12 @@ impl Engine {
     }
 
     fn ended(&mut self, slot: usize, generation: u64, how: Result<Ended, SpawnError>) {
-        if self.seats.get(slot).is_none_or(|seat| seat.generation != generation) {
-            return;
+        let Some(at) = self.seats.get(slot).and_then(|seat| seat.place_of(generation)) else { return };
+        if at > 0 {
+            // Whatever ails it, it may be another's turn to say so: it was not begun.
+            self.seats[slot].berth(at).running.take().into_iter().for_each(Running::detach);
+            let now = self.now();
+            return self.state.recalled(slot, at, now);
         }
         // All that it has said lies in the pipes.
         if how.is_ok() {
@@ -534,22 +567,28 @@ impl Engine {
         }
         let now = self.now();
         let seat = &mut self.seats[slot];
-        let running = seat.running.take();
-        seat.inlet = None;
         let rest = std::mem::take(&mut seat.said);
-        seat.searched = 0;
-        let mut product = std::mem::replace(&mut seat.product, Product::new(SystemTime::now()));
+        (seat.inlet, seat.searched) = (None, 0);
+        let berth = seat.now_mut();
+        let running = berth.running.take();
+        let mut product = std::mem::replace(&mut berth.product, Product::new(SystemTime::now()));
         product.pid = running.as_ref().and_then(Running::pid_if_started);
         // Its end is known: there is nothing to wait for, and on this thread nobody may.
         running.into_iter().for_each(Running::detach);
         let answers = matches!(self.plan.mode, Mode::Lines | Mode::Json);
+        if how.as_ref().is_ok_and(|ended| ended.exit().is_none()) {
+            // Somebody may still write to its pipes.
+            (berth.out, berth.err) = (None, None);
+        }
+        if self.plan.mode == Mode::Args {
+            seat.pass_on();
+            if self.pause.is_some() {
+                seat.programs().for_each(|running| drop(running.signal_all(SIGSTOP)));
+            }
+        }
         match how {
             Ok(ended) => {
                 (product.usage, product.leaked) = (ended.usage(), ended.leaked());
-                if ended.exit().is_none() {
-                    // Somebody may still write to its pipes.
-                    (seat.out, seat.err) = (None, None);
-                }
                 let cause = match ended.cause() {
                     // It has left a question without an answer.
                     Cause::Ok if answers => Cause::Lost(Loss::Protocol),
@@ -570,6 +609,7 @@ impl Engine {
                     self.fail(SpawnError::KeeperGone(text.into()).into(), now);
                 }
             }
+            Err(SpawnError::Program { errno: ECANCELED, .. }) => self.state.recalled(slot, 0, now),
             Err(SpawnError::Program { errno: EAGAIN, stage, .. }) => {
                 self.state.refused(slot, Cause::Spawn { stage, errno: EAGAIN }, product, now);
             }
@@ -615,14 +655,14 @@ impl Engine {
         let now = self.now();
         let ending = self.state.is_ending();
         for slot in 0..self.seats.len() {
-            if self.seats[slot].running.is_some()
+            if self.seats[slot].now().running.is_some()
                 && let Some(inlet) = &mut self.seats[slot].inlet
             {
                 inlet.last = true;
                 self.flush(slot);
             }
         }
-        if self.seats.iter().all(|seat| seat.running.is_none()) {
+        if self.seats.iter().all(|seat| seat.programs().next().is_none()) {
             return true;
         }
         match self.closing {

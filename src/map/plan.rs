@@ -8,7 +8,7 @@ use super::outbox::Outbox;
 use super::pace::Limit as TimeLimit;
 use super::report::{Ending, MapError, News, Remote, Summary};
 use super::retry::{Retry, RetryOn};
-use super::state::{Rules, Why};
+use super::state::{Depth, Rules, Why};
 use crate::cpu::cpu_count;
 use crate::program::Limit;
 use crate::sys::{SIGTERM, wait};
@@ -87,6 +87,7 @@ pub(crate) struct Plan {
 pub struct Map {
     plan: Plan,
     window: Option<u64>,
+    prefetched: Option<usize>,
     inbox: Option<Arc<Inbox>>,
 }
 
@@ -99,7 +100,7 @@ impl Map {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let rules = Rules {
             slots: cpu_count(),
-            depth: Some(1),
+            depth: Depth::Next,
             ordered: true,
             window: 0,
             most_held: MOST_HELD,
@@ -123,7 +124,7 @@ impl Map {
             eager: true,
             rules,
         };
-        Self { plan, window: None, inbox: None }
+        Self { plan, window: None, prefetched: None, inbox: None }
     }
 
     /// Adds an argument. In any of them, and in the program's name, `{}` is replaced by the task, `{#}` by its number and
@@ -147,7 +148,6 @@ impl Map {
     /// How a task reaches its program; [`Mode::Args`] unless given.
     pub const fn mode(mut self, mode: Mode) -> Self {
         self.plan.mode = mode;
-        self.plan.rules.depth = if matches!(mode, Mode::Lines | Mode::Json) { None } else { Some(1) };
         self
     }
 
@@ -157,10 +157,10 @@ impl Map {
         self
     }
 
-    /// How many tasks lie ready in a long-lived process while it is at one; unless given, what it can do in some 4 ms, and at
+    /// How many tasks lie ready in a long-lived process ([`Mode::Lines`], [`Mode::Json`]) while it is at one; unless given, what it can do in some 4 ms, and at
     /// least one.
     pub const fn prefetch(mut self, tasks: usize) -> Self {
-        self.plan.rules.depth = Some(tasks + 1);
+        self.prefetched = Some(tasks);
         self
     }
 
@@ -321,6 +321,13 @@ impl Map {
         self.remote()?;
         let inbox = self.inbox.take().expect("it was just made");
         let rules = &mut self.plan.rules;
+        rules.depth = match self.plan.mode {
+            Mode::Args => Depth::Next,
+            Mode::Stdin => Depth::Fixed(1),
+            Mode::Lines | Mode::Json => {
+                self.prefetched.map_or(Depth::Paced, |tasks| Depth::Fixed(tasks.saturating_add(1)))
+            }
+        };
         rules.window = self.window.unwrap_or(WINDOW * rules.slots as u64).max(1);
         let (plan, outbox) = (Arc::new(self.plan), Arc::new(Outbox::default()));
         let open = wait::with_signals_blocked(|| Hopper::open(tasks, Arc::clone(&inbox)));

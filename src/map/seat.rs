@@ -127,34 +127,77 @@ impl Inlet {
     }
 }
 
-/// One slot.
+/// One program, and what it says.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct Berth {
     pub(crate) running: Option<Running>,
-    /// So many programs were here.
+    /// Its number among the programs of its slot.
     pub(crate) generation: u64,
     pub(crate) out: Option<Channel>,
     pub(crate) err: Option<Channel>,
-    pub(crate) inlet: Option<Inlet>,
     /// Of the task at work.
     pub(crate) product: Product,
+}
+
+impl Default for Berth {
+    fn default() -> Self {
+        let product = Product::new(SystemTime::UNIX_EPOCH);
+        Self { running: None, generation: 0, out: None, err: None, product }
+    }
+}
+
+/// One slot: the program at work, and the one that is to follow it. They take turns, for what each says must not mix.
+#[derive(Debug, Default)]
+pub(crate) struct Seat {
+    berths: [Berth; 2],
+    turn: usize,
+    /// So many programs were here.
+    generation: u64,
+    pub(crate) inlet: Option<Inlet>,
     /// What a long-lived worker has said of its next answer.
     pub(crate) said: Vec<u8>,
     /// In `said`, up to there, is no end of a line.
     pub(crate) searched: usize,
 }
 
-impl Default for Seat {
-    fn default() -> Self {
-        Self {
-            running: None,
-            generation: 0,
-            out: None,
-            err: None,
-            inlet: None,
-            product: Product::new(SystemTime::UNIX_EPOCH),
-            said: Vec::new(),
-            searched: 0,
-        }
+impl Seat {
+    /// The program at work.
+    pub(crate) const fn now(&self) -> &Berth {
+        &self.berths[self.turn]
+    }
+
+    pub(crate) const fn now_mut(&mut self) -> &mut Berth {
+        &mut self.berths[self.turn]
+    }
+
+    /// Which of the two is at work.
+    pub(crate) const fn turn(&self) -> usize {
+        self.turn
+    }
+
+    /// The one at work, or the one that is to follow.
+    pub(crate) const fn berth(&mut self, at: usize) -> &mut Berth {
+        &mut self.berths[(self.turn + at) % 2]
+    }
+
+    /// Where a program of this number is: 0 if it is at work, 1 if it is to follow.
+    pub(crate) fn place_of(&self, generation: u64) -> Option<usize> {
+        (0..2).find(|at| self.berths[(self.turn + at) % 2].generation == generation)
+    }
+
+    /// A number for the next program.
+    pub(crate) const fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    /// The program at work has gone: it is the other one's turn.
+    pub(crate) const fn pass_on(&mut self) {
+        self.turn = 1 - self.turn;
+    }
+
+    /// All that run or are to.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = &Running> {
+        self.berths.iter().filter_map(|berth| berth.running.as_ref())
     }
 }

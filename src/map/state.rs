@@ -13,12 +13,22 @@ use std::time::Duration;
 /// A time since the start of the run.
 pub(crate) type Time = Duration;
 
+/// How many tasks may be at a slot at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// So many, all for one process.
+    Fixed(usize),
+    /// As many as its process can do in a few milliseconds.
+    Paced,
+    /// Each task has a process of its own; while they are short, one more is to follow by itself. It can be taken back.
+    Next,
+}
+
 /// How a run is to be.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) slots: usize,
-    /// So many tasks at a slot at once; `None`: as many as it can do in a few milliseconds.
-    pub(crate) depth: Option<usize>,
+    pub(crate) depth: Depth,
     pub(crate) ordered: bool,
     /// So many tasks may be ahead of the one whose turn it is.
     pub(crate) window: u64,
@@ -70,6 +80,8 @@ pub(crate) enum Action<O> {
     Stop(usize),
     /// It is to end now.
     Kill(usize),
+    /// What is to follow at this slot is not to begin after all: to be answered by [`State::recalled`], if it is not too late.
+    Recall(usize),
     /// This is what came of it; how much it weighs is to be told by [`State::written`].
     Report(Finished<O>, usize),
 }
@@ -118,6 +130,19 @@ struct Place {
     dying: bool,
     kill_at: Option<Time>,
     pace: Pace,
+    /// The latest task was short.
+    swift: bool,
+    /// How many had been begun anywhere when the one was that is to follow.
+    followed_at: u64,
+    /// That one is being taken back.
+    recalled: bool,
+}
+
+impl Place {
+    /// It could begin one.
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && !self.dying
+    }
 }
 
 #[derive(Debug)]
@@ -135,6 +160,10 @@ pub(crate) struct State<O> {
     why: Option<Why>,
     next_start: Time,
     running: usize,
+    /// So many have been begun.
+    begun: u64,
+    /// What runs is to end at once.
+    killing: bool,
     unwritten: usize,
     counts: Counts,
     typical: Pace,
@@ -143,6 +172,11 @@ pub(crate) struct State<O> {
 
 /// So much may have been reported and not have left the house: who takes it is slower than we are.
 const MOST_UNWRITTEN: usize = 8 << 20;
+
+/// Tasks that take less are short: the way to a new process and back is worth saving.
+const SHORT: Duration = Duration::from_millis(20);
+/// One that is to follow is taken back when so many others per slot were begun since.
+const PATIENCE: u64 = 4;
 
 /// There is no process to be had: so often is it tried.
 const REFUSALS: u32 = 12;
@@ -163,6 +197,8 @@ impl<O> State<O> {
             why: None,
             next_start: Time::ZERO,
             running: 0,
+            begun: 0,
+            killing: false,
             unwritten: 0,
             counts: Counts::default(),
             typical: Pace::default(),
@@ -252,6 +288,7 @@ impl<O> State<O> {
     /// One slot more, or one less; what runs there may end.
     pub(crate) fn resize(&mut self, more: bool) {
         self.slots = if more { self.slots + 1 } else { (self.slots - 1).max(1) };
+        (self.slots..self.places.len()).for_each(|slot| self.recall(slot));
     }
 
     /// So much of what was reported has left the house.
@@ -296,14 +333,12 @@ impl<O> State<O> {
         if place.queue.is_empty() {
             return;
         }
-        self.running -= 1;
         // The one it was told to end for has had its answer: no other is to blame.
         let blamed = if dying && doom.is_none() { None } else { place.queue.pop_front() };
-        (place.pace, place.handed) = (Pace::default(), 0);
+        place.pace = Pace::default();
         let began = place.began;
-        for task in std::mem::take(&mut place.queue).into_iter().rev() {
-            self.again.insert((Time::ZERO, task.seq), task);
-        }
+        place.swift = now.saturating_sub(began) < SHORT;
+        self.leave(slot, now);
         let Some(task) = blamed else { return };
         let cause = match doom {
             // It came to its end before it was told to.
@@ -323,12 +358,51 @@ impl<O> State<O> {
         if refusals > REFUSALS {
             return self.ended(slot, cause, product, 0, now);
         }
-        (place.doom, place.kill_at, place.dying) = (None, None, false);
-        self.running -= 1;
-        place.handed = 0;
+        (place.doom, place.kill_at, place.dying, place.swift) = (None, None, false, false);
         let pause = FIRST_REFUSAL * (1 << refusals.min(10));
-        for task in std::mem::take(&mut place.queue) {
+        let along = if self.rules.depth == Depth::Next { 1 } else { place.queue.len() };
+        for task in place.queue.drain(..along) {
             self.again.insert((now + pause, task.seq), task);
+        }
+        self.leave(slot, now);
+    }
+
+    /// A task that was to follow, most often the second of its slot, has not begun and will not.
+    pub(crate) fn recalled(&mut self, slot: usize, at: usize, now: Time) {
+        let place = &mut self.places[slot];
+        let Some(task) = place.queue.remove(at) else { return };
+        (place.recalled, place.swift) = (false, false);
+        self.again.insert((Time::ZERO, task.seq), task);
+        if at == 0 {
+            self.leave(slot, now);
+        } else {
+            place.handed = place.handed.saturating_sub(1);
+        }
+    }
+
+    /// The first task of a slot has gone, and its process with it. Those behind it begin by themselves, or elsewhere.
+    fn leave(&mut self, slot: usize, now: Time) {
+        let place = &mut self.places[slot];
+        if self.rules.depth == Depth::Next && !place.queue.is_empty() {
+            (place.began, place.handed, place.recalled) = (now, place.handed.saturating_sub(1), false);
+            if self.phase == Phase::Stopping {
+                self.doom(slot, Cause::Stopped, now);
+            }
+            return;
+        }
+        (place.handed, place.recalled) = (0, false);
+        self.running -= 1;
+        for task in place.queue.drain(..) {
+            self.again.insert((Time::ZERO, task.seq), task);
+        }
+    }
+
+    /// What is to follow at a slot is not to.
+    fn recall(&mut self, slot: usize) {
+        let place = &mut self.places[slot];
+        if self.rules.depth == Depth::Next && place.queue.len() > 1 && !place.recalled {
+            place.recalled = true;
+            self.actions.push_back(Action::Recall(slot));
         }
     }
 
@@ -379,6 +453,7 @@ impl<O> State<O> {
     pub(crate) fn drain(&mut self, why: Why) {
         self.why.get_or_insert(why);
         self.phase = self.phase.max(Phase::Draining);
+        (0..self.places.len()).for_each(|slot| self.recall(slot));
     }
 
     /// Stops all that runs; after its grace it is killed.
@@ -396,6 +471,7 @@ impl<O> State<O> {
     /// Kills all that runs.
     pub(crate) fn kill(&mut self, why: Why, now: Time) {
         self.stop(why, now);
+        self.killing = true;
         for (slot, place) in self.places.iter_mut().enumerate() {
             if !place.queue.is_empty() {
                 place.kill_at = None;
@@ -411,7 +487,7 @@ impl<O> State<O> {
             return;
         }
         (place.doom, place.dying) = (Some(cause), true);
-        if cause == Cause::OutputLimit || self.rules.grace.is_zero() {
+        if cause == Cause::OutputLimit || self.rules.grace.is_zero() || self.killing {
             self.actions.push_back(Action::Kill(slot));
         } else {
             place.kill_at = Some(now + self.rules.grace);
@@ -504,17 +580,53 @@ impl<O> State<O> {
         // One for each that has none, and then what each has room for.
         for slot in 0..self.slots {
             let place = &self.places[slot];
-            if place.queue.is_empty() && !place.dying && !self.begin_at(slot, now) {
-                return;
+            if place.is_idle() && !self.begin_at(slot, now) {
+                return self.take_back();
             }
         }
         for slot in 0..self.slots {
-            let depth = self.rules.depth.unwrap_or_else(|| self.places[slot].pace.depth());
+            let depth = self.depth(slot);
             while self.places[slot].queue.len() < depth && !self.places[slot].dying {
                 if !self.begin_at(slot, now) {
                     return;
                 }
             }
+        }
+        if self.rules.depth == Depth::Next {
+            let patience = PATIENCE * self.slots as u64;
+            for slot in 0..self.slots {
+                if self.begun - self.places[slot].followed_at > patience {
+                    self.recall(slot);
+                }
+            }
+        }
+    }
+
+    fn depth(&self, slot: usize) -> usize {
+        let place = &self.places[slot];
+        match self.rules.depth {
+            Depth::Fixed(depth) => depth,
+            Depth::Paced => place.pace.depth(),
+            Depth::Next => {
+                // Where a failure is the end of it all, or starts are spaced, each is decided on its own.
+                let may_follow = self.rules.halt.is_none() && self.rules.spacing.is_zero();
+                1 + usize::from(place.swift && !place.recalled && may_follow)
+            }
+        }
+    }
+
+    /// There is nothing to begin for a slot: what is to follow at another can be had sooner.
+    fn take_back(&mut self) {
+        if self.rules.depth != Depth::Next {
+            return;
+        }
+        let idle = self.places[..self.slots].iter().filter(|place| place.is_idle()).count();
+        let coming = self.places.iter().filter(|place| place.recalled).count();
+        let waits = |slot: &usize| self.places[*slot].queue.len() > 1 && !self.places[*slot].recalled;
+        let mut waiting: Vec<usize> = (0..self.places.len()).filter(waits).collect();
+        waiting.sort_by_key(|slot| self.places[*slot].queue[1].seq);
+        for slot in waiting.into_iter().take(idle.saturating_sub(coming)) {
+            self.recall(slot);
         }
     }
 
@@ -527,6 +639,8 @@ impl<O> State<O> {
             self.running += 1;
         }
         place.queue.push_back(task);
+        self.begun += 1;
+        place.followed_at = self.begun;
         if !self.rules.spacing.is_zero() {
             self.next_start = self.next_start.max(now) + self.rules.spacing;
         }
@@ -560,8 +674,7 @@ impl<O> State<O> {
             }
         }
         if self.phase == Phase::Running {
-            let has_room = (0..self.slots)
-                .any(|slot| self.places.get(slot).is_none_or(|p| p.queue.is_empty() && !p.dying));
+            let has_room = (0..self.slots).any(|slot| self.places.get(slot).is_none_or(Place::is_idle));
             if has_room {
                 let first = self.again.keys().find(|(_, seq)| self.may_begin(*seq)).map(|(at, _)| *at);
                 let fresh = self.input.front().filter(|task| self.may_begin(task.seq)).map(|_| Time::ZERO);

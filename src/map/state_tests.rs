@@ -11,7 +11,7 @@ const CRASH: Cause = Cause::Signal { signal: 11, core: false };
 fn rules(slots: usize) -> Rules {
     Rules {
         slots,
-        depth: Some(1),
+        depth: Depth::Fixed(1),
         ordered: true,
         window: 1000,
         most_held: 1000,
@@ -42,6 +42,7 @@ fn step(state: &mut State<u32>, now: Time) -> Step {
             Action::Begin(slot) => begun.push(slot),
             Action::Stop(slot) => stopped.push(slot),
             Action::Kill(slot) => killed.push(slot),
+            Action::Recall(_) => {}
             Action::Report(finished, weight) => {
                 state.written(weight);
                 told.push((finished.task.seq, finished.cause));
@@ -63,7 +64,7 @@ proptest! {
     ) {
         let retry = Retry { extra: retries, delay: MILLI, on: RetryOn::default(), crash_limit: 2 };
         let mut state = fed(
-            Rules { depth: Some(depth), window, ordered, retry, ..rules(slots) },
+            Rules { depth: Depth::Fixed(depth), window, ordered, retry, ..rules(slots) },
             u8::try_from(fates.len()).unwrap(),
         );
         let mut ends: BTreeMap<(Time, usize), ()> = BTreeMap::new();
@@ -195,4 +196,120 @@ fn no_process_to_be_had_is_no_attempt() {
     }
     state.refused(0, CRASH, 0, now);
     assert_eq!(step(&mut state, now).3, [(0, CRASH)]);
+}
+
+/// A slot from outside, where each task has a process: the one at work, and the one that follows by itself.
+#[derive(Default)]
+struct Chain {
+    ends: Option<Time>,
+    follows: bool,
+}
+
+proptest! {
+    #[test]
+    fn what_is_to_follow_begins_once_and_waits_for_nobody_else(
+        slots in 1..5_usize,
+        retries in 0..2_u32,
+        stops in proptest::option::of(0..300_u64),
+        fates in proptest::collection::vec((0..8_u8, 1..60_u64), 1..80),
+        luck in proptest::collection::vec(any::<bool>(), 16),
+    ) {
+        let retry = Retry { extra: retries, delay: MILLI, on: RetryOn::default(), crash_limit: 9 };
+        let rules = Rules { depth: Depth::Next, ordered: false, retry, ..rules(slots) };
+        let mut state = fed(rules, u8::try_from(fates.len()).unwrap());
+        let fate = |state: &State<u32>, slot| {
+            let task = state.at_work(slot).unwrap().0;
+            let (fate, millis) = fates[usize::try_from(task.seq).unwrap()];
+            (fate, MILLI * u32::try_from(millis).unwrap())
+        };
+        let mut chains: Vec<Chain> = (0..slots).map(|_| Chain::default()).collect();
+        let (mut now, mut told, mut lucky) = (Time::ZERO, Vec::new(), luck.iter().cycle());
+        let mut stops = stops.map(|at| MILLI * u32::try_from(at).unwrap());
+        let mut quiet = 0;
+        for _round in 0..20_000 {
+            if stops.is_some_and(|at| at <= now) {
+                stops = None;
+                state.stop(Why::Signal(15), now);
+            }
+            state.step(now);
+            while let Some(action) = state.action() {
+                quiet = 0;
+                match action {
+                    Action::Begin(slot) => {
+                        let is_first = state.hand(slot).unwrap().1;
+                        if is_first {
+                            chains[slot].ends = Some(now + fate(&state, slot).1);
+                        } else {
+                            prop_assert!(!std::mem::replace(&mut chains[slot].follows, true), "two follow");
+                        }
+                    }
+                    // In time, or just too late: then nobody answers.
+                    Action::Recall(slot) if chains[slot].follows && *lucky.next().unwrap() => {
+                        chains[slot].follows = false;
+                        state.recalled(slot, 1, now);
+                    }
+                    Action::Recall(_) => {}
+                    Action::Stop(slot) | Action::Kill(slot) => chains[slot].ends = Some(now),
+                    Action::Report(finished, weight) => {
+                        state.written(weight);
+                        told.push((finished.task.seq, finished.cause));
+                    }
+                }
+            }
+            if state.is_over() {
+                break;
+            }
+            let next = (0..slots).filter_map(|slot| chains[slot].ends.map(|at| (at, slot))).min();
+            match (next, state.alarm()) {
+                (Some((at, _)), Some(alarm)) if alarm < at => now = now.max(alarm),
+                (Some((at, slot)), _) => {
+                    now = now.max(at);
+                    let seq = state.at_work(slot).unwrap().0.seq;
+                    match fate(&state, slot).0 {
+                        0 => state.ended(slot, CRASH, 0, 1, now),
+                        1 if *lucky.next().unwrap() => state.refused(slot, CRASH, 0, now),
+                        _ => state.ended(slot, Cause::Ok, 0, 1, now),
+                    }
+                    let follows = std::mem::take(&mut chains[slot].follows);
+                    prop_assert_eq!(state.at_work(slot).is_some(), follows, "{} was at {}", seq, slot);
+                    chains[slot].ends = follows.then(|| now + fate(&state, slot).1);
+                }
+                (None, Some(alarm)) => now = now.max(alarm),
+                (None, None) => {
+                    quiet += 1;
+                    prop_assert!(quiet < 3, "it waits for nothing: {state:?}");
+                }
+            }
+        }
+        prop_assert!(state.is_over());
+        let seqs: std::collections::BTreeSet<u64> = told.iter().map(|(seq, _)| *seq).collect();
+        prop_assert_eq!((told.len(), seqs.len()), (fates.len(), fates.len()));
+    }
+}
+
+#[test]
+fn behind_a_short_task_the_next_follows_and_an_idle_slot_takes_it_back() {
+    let mut state = fed(Rules { depth: Depth::Next, ..rules(2) }, 6);
+    assert_eq!(step(&mut state, Time::ZERO).0, [0, 1]);
+    (0..2).for_each(|slot| assert!(state.hand(slot).unwrap().1));
+    // Both were short: each has one at work and one that follows, the last two of six.
+    state.ended(0, Cause::Ok, 0, 0, MILLI);
+    state.ended(1, Cause::Ok, 0, 0, MILLI);
+    assert_eq!(step(&mut state, MILLI).0, [0, 1, 0, 1]);
+    for slot in [0, 1, 0, 1] {
+        state.hand(slot).unwrap();
+    }
+    // At slot 1 both are done, at slot 0 the first still runs.
+    state.ended(1, Cause::Ok, 0, 0, 2 * MILLI);
+    assert_eq!(state.at_work(1).unwrap().0.seq, 5);
+    state.ended(1, Cause::Ok, 0, 0, 3 * MILLI);
+    state.step(3 * MILLI);
+    let recalled = std::iter::from_fn(|| state.action()).filter_map(|action| match action {
+        Action::Recall(slot) => Some(slot),
+        _ => None,
+    });
+    assert_eq!(recalled.collect::<Vec<_>>(), [0]);
+    state.recalled(0, 1, 3 * MILLI);
+    assert_eq!(step(&mut state, 3 * MILLI).0, [1]);
+    assert_eq!(state.hand(1).map(|(task, is_first)| (task.seq, is_first)), Some((4, true)));
 }

@@ -64,6 +64,7 @@ impl Prepared {
         let (streams, piped) = program.streams.open().map_err(failed)?;
         let start = Start {
             id: 0,
+            after: 0,
             streams: [0, 1, 2].map(|at| !matches!(streams[at], Stream::Null)),
             passed: program.passed.iter().map(|(_, number)| *number).collect(),
             limits: program.limits,
@@ -91,9 +92,9 @@ impl Prepared {
         Ok((prepared, piped))
     }
 
-    /// The message that asks for it under this number, and what goes with it.
-    pub(crate) fn message(&mut self, id: u64) -> (Vec<u8>, Vec<RawFd>) {
-        self.start.id = id;
+    /// The message that asks for it under this number, perhaps when nothing is left of another, and what goes with it.
+    pub(crate) fn message(&mut self, id: u64, after: Option<u64>) -> (Vec<u8>, Vec<RawFd>) {
+        (self.start.id, self.start.after) = (id, after.unwrap_or(0));
         let mut bytes = Vec::with_capacity(128 + self.strings.len());
         self.start.write(self.apart.is_some(), &mut bytes);
         bytes.extend_from_slice(&self.strings);

@@ -8,6 +8,7 @@ mod bytes;
 mod exits;
 mod log;
 mod modes;
+mod next;
 mod signals;
 
 use std::io::Write;

@@ -1,6 +1,7 @@
 //! What a keeper knows of its programs, and what it has still to say: decisions without a process. Pure.
 
 use super::protocol::{REPLIES, Reply, Stage, Usage};
+use crate::sys::ECANCELED;
 use std::collections::{BTreeMap, VecDeque};
 
 /// So many descriptors go with one message at most.
@@ -33,32 +34,61 @@ pub struct Stray {
     pub of: Option<u64>,
 }
 
-/// The book of one keeper. `F` is a descriptor.
+/// A program that is to follow another.
 #[derive(Debug)]
-pub struct Ledger<F> {
+struct Follower<H> {
+    id: u64,
+    after: u64,
+    held: H,
+}
+
+/// The book of one keeper. `F` is a descriptor, `H` what it takes to start a program.
+#[derive(Debug)]
+pub struct Ledger<F, H> {
     programs: BTreeMap<u64, Program>,
     leaders: BTreeMap<u32, u64>,
+    followers: Vec<Follower<H>>,
     unsaid: VecDeque<(Reply, Option<F>)>,
     /// Somebody has died, or is lingering, since the strays were looked at.
     unsettled: bool,
 }
 
-impl<F> Default for Ledger<F> {
+impl<F, H> Default for Ledger<F, H> {
     fn default() -> Self {
         Self {
             programs: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            followers: Vec::new(),
             unsaid: VecDeque::new(),
             unsettled: false,
         }
     }
 }
 
-impl<F> Ledger<F> {
-    /// Is there a program of this number, or what one has left behind?
+impl<F, H> Ledger<F, H> {
+    /// Is there a program of this number, or what one has left behind, or is there to be one?
     #[must_use]
     pub fn knows(&self, id: u64) -> bool {
-        self.programs.contains_key(&id)
+        self.programs.contains_key(&id) || self.followers.iter().any(|follower| follower.id == id)
+    }
+
+    /// A program is to begin when nothing is left of another.
+    pub fn follow(&mut self, id: u64, after: u64, held: H) {
+        self.followers.push(Follower { id, after, held });
+    }
+
+    /// A program whose turn has come.
+    pub fn next_follower(&mut self) -> Option<H> {
+        let at = self.followers.iter().position(|follower| !self.knows(follower.after))?;
+        Some(self.followers.remove(at).held)
+    }
+
+    /// A program is not to begin after all; false if none of this number is still to begin.
+    pub fn recall(&mut self, id: u64) -> bool {
+        let Some(at) = self.followers.iter().position(|follower| follower.id == id) else { return false };
+        self.followers.remove(at);
+        self.failed(id, Stage::Asking, ECANCELED);
+        true
     }
 
     /// Is this a program, rather than an orphan?
@@ -96,15 +126,17 @@ impl<F> Ledger<F> {
         self.say(Reply::Failed { id, stage, errno });
     }
 
-    /// A program was asked to stop.
+    /// A program was asked to stop. One that is still to begin will not.
     pub fn stop(&mut self, id: u64) {
+        self.recall(id);
         if let Some(program) = self.programs.get_mut(&id) {
             program.mood = Mood::Patient;
         }
     }
 
-    /// A program is killed.
+    /// A program is killed. One that is still to begin will not.
     pub fn kill(&mut self, id: u64) {
+        self.recall(id);
         if let Some(program) = self.programs.get_mut(&id) {
             program.mood = Mood::Strict;
             self.unsettled = true;
@@ -200,12 +232,14 @@ mod tests {
     /// What the system would do, in the small: programs and orphans with numbers.
     #[derive(Default)]
     struct World {
-        ledger: Ledger<u32>,
+        ledger: Ledger<u32, u64>,
         /// pid to the program it comes of; `None` bears no mark.
         orphans: BTreeMap<u32, Option<u64>>,
         running: BTreeMap<u64, u32>,
         stopped: BTreeSet<u64>,
         next: u32,
+        /// Those that are to follow, and whom.
+        to_follow: BTreeMap<u64, u64>,
         heard: Vec<Reply>,
     }
 
@@ -229,6 +263,24 @@ mod tests {
             }
         }
 
+        fn begin(&mut self, id: u64) {
+            self.next += 1;
+            self.ledger.started(id, self.next, self.next);
+            self.running.insert(id, self.next);
+        }
+
+        fn follow(&mut self) {
+            while let Some(id) = self.ledger.next_follower() {
+                let after = self.to_follow.remove(&id).expect("it is to follow");
+                assert!(
+                    !self.running.contains_key(&after) && !self.ledger.knows(after),
+                    "it follows too early"
+                );
+                self.begin(id);
+            }
+            assert!(self.to_follow.values().all(|after| self.ledger.knows(*after)), "it follows too late");
+        }
+
         fn listen(&mut self) {
             while self.ledger.unsaid() > 0 {
                 let (mut bytes, mut fds) = (Vec::new(), Vec::new());
@@ -246,10 +298,16 @@ mod tests {
                 self.running.iter().nth(which % self.running.len().max(1)).map(|(&id, &pid)| (id, pid));
             self.next += 1;
             match (what, chosen) {
-                (0 | 1, _) => {
-                    let id = u64::from(self.next);
-                    self.ledger.started(id, self.next, self.next);
-                    self.running.insert(id, self.next);
+                (0 | 1, _) => self.begin(u64::from(self.next)),
+                (9, _) => {
+                    // Any earlier one: it runs, is to follow itself, or is over.
+                    let (id, after) = (u64::from(self.next), which as u64 % u64::from(self.next));
+                    self.to_follow.insert(id, after);
+                    self.ledger.follow(id, after, id);
+                }
+                (10, _) => {
+                    let id = which as u64 % u64::from(self.next);
+                    assert_eq!(self.ledger.recall(id), self.to_follow.remove(&id).is_some());
                 }
                 (2, _) => self.ledger.failed(u64::from(self.next), Stage::Exec, 2),
                 (3, Some((id, _))) => {
@@ -278,17 +336,21 @@ mod tests {
             self.settle();
             // Those killed just now have died.
             self.settle();
+            self.follow();
         }
     }
 
     proptest! {
         #[test]
         fn every_program_is_told_of_once_and_nobody_is_killed_too_early(
-            steps in prop::collection::vec((0..9_u8, any::<usize>()), 0..200),
+            steps in prop::collection::vec((0..11_u8, any::<usize>()), 0..200),
         ) {
             let mut world = World::default();
             for (what, which) in steps {
                 world.step(what, which);
+            }
+            for id in std::mem::take(&mut world.to_follow).into_keys() {
+                prop_assert!(world.ledger.recall(id));
             }
             for (id, pid) in std::mem::take(&mut world.running) {
                 world.ledger.died(pid, 0, Usage::default());
@@ -303,6 +365,7 @@ mod tests {
             world.listen();
             prop_assert!(world.orphans.is_empty(), "{:?}", world.orphans);
             prop_assert!(world.ledger.programs.is_empty() && world.ledger.leaders.is_empty());
+            prop_assert!(world.ledger.followers.is_empty());
             let mut ends: BTreeMap<u64, Vec<Reply>> = BTreeMap::new();
             for reply in world.heard {
                 let (Reply::Started { id, .. } | Reply::Failed { id, .. } | Reply::Exited { id, .. } | Reply::Gone { id }) =

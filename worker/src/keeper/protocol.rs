@@ -18,6 +18,8 @@ pub const PASSED: usize = 64;
 pub struct Start {
     /// The owner's number for it.
     pub id: u64,
+    /// It is to begin when nothing is left of the program of this number; 0 for at once.
+    pub after: u64,
     /// Which of its standard streams come as descriptors; the others are /dev/null.
     pub streams: [bool; 3],
     /// What numbers the other descriptors are to have.
@@ -43,6 +45,7 @@ impl Start {
     pub fn write(&self, apart: bool, out: &mut Vec<u8>) {
         out.push(Kind::Start as u8);
         out.extend_from_slice(&self.id.to_ne_bytes());
+        out.extend_from_slice(&self.after.to_ne_bytes());
         let bits = (0..).zip(self.streams).map(|(at, given)| u8::from(given) << at).sum::<u8>();
         out.push(bits | u8::from(apart) << 3);
         out.push(u8::try_from(self.passed.len()).unwrap_or(u8::MAX));
@@ -113,6 +116,7 @@ enum Kind {
     Signal,
     Stop,
     Kill,
+    Recall,
     Ready,
     Refused,
     Started,
@@ -132,6 +136,8 @@ pub enum Ask<'a> {
     Stop(u64, i32),
     /// Kill everything that the program is and has started.
     Kill(u64),
+    /// Do not start a program that is still to follow another. Too late, it changes nothing.
+    Recall(u64),
 }
 
 impl<'a> Ask<'a> {
@@ -146,12 +152,14 @@ impl<'a> Ask<'a> {
             kind if kind == Kind::Signal as u8 => Self::Signal(id, rest.int()?),
             kind if kind == Kind::Stop as u8 => Self::Stop(id, rest.int()?),
             kind if kind == Kind::Kill as u8 => Self::Kill(id),
+            kind if kind == Kind::Recall as u8 => Self::Recall(id),
             _ => return None,
         };
         rest.0.is_empty().then_some(ask)
     }
 
     fn read_start(id: u64, mut rest: Reader<'a>) -> Option<Self> {
+        let after = rest.long()?;
         let bits = rest.byte()?;
         if bits >= 16 {
             return None;
@@ -171,7 +179,7 @@ impl<'a> Ask<'a> {
             }
         }
         let (paths, args, env) = (rest.count()?, rest.count()?, rest.count()?);
-        let start = Start { id, streams, passed, limits, paths, args, env };
+        let start = Start { id, after, streams, passed, limits, paths, args, env };
         match bits >> 3 {
             0 => Some(Self::Start(start, Some(rest.0))),
             _ => rest.0.is_empty().then_some(Self::Start(start, None)),
@@ -189,6 +197,7 @@ impl<'a> Ask<'a> {
             Self::Signal(id, signal) => (Kind::Signal, id, Some(signal)),
             Self::Stop(id, signal) => (Kind::Stop, id, Some(signal)),
             Self::Kill(id) => (Kind::Kill, id, None),
+            Self::Recall(id) => (Kind::Recall, id, None),
         };
         out.push(kind as u8);
         out.extend_from_slice(&id.to_ne_bytes());
@@ -367,9 +376,10 @@ mod tests {
     fn start() -> impl Strategy<Value = Start> {
         let passed = prop::collection::vec(any::<i32>(), 0..PASSED);
         let counts = any::<(u32, u32, u32)>();
-        (any::<u64>(), any::<[bool; 3]>(), passed, any::<[Option<u64>; LIMITS]>(), counts).prop_map(
-            |(id, streams, passed, limits, (paths, args, env))| Start {
+        (any::<(u64, u64)>(), any::<[bool; 3]>(), passed, any::<[Option<u64>; LIMITS]>(), counts).prop_map(
+            |((id, after), streams, passed, limits, (paths, args, env))| Start {
                 id,
+                after,
                 streams,
                 passed,
                 limits,
@@ -403,6 +413,7 @@ mod tests {
         fn an_ask_comes_back(start in start(), strings: Option<Vec<u8>>, id: u64, signal: i32) {
             let asks = [
                 Ask::Start(start, strings.as_deref()), Ask::Signal(id, signal), Ask::Stop(id, signal), Ask::Kill(id),
+                Ask::Recall(id),
             ];
             for ask in asks {
                 let mut bytes = Vec::new();

@@ -18,6 +18,15 @@ const UNSAID: usize = 1024;
 /// Marks differ in so many bits within one keeper.
 const MARKS: u64 = 1 << 32;
 
+/// A program that is still to begin: the ask for it, and what came along.
+#[derive(Debug)]
+pub(super) struct Held {
+    start: Start,
+    strings: Option<Vec<u8>>,
+    fds: Vec<OwnedFd>,
+    fds_lost: bool,
+}
+
 /// The owner is gone, or makes no sense: the end of everything here.
 struct Over;
 
@@ -29,7 +38,7 @@ pub(super) struct Keeper {
     pub(super) children: OwnChildren,
     /// The first mark; `None` where real-time work is limited in earnest.
     pub(super) marks: Option<u64>,
-    pub(super) ledger: Ledger<OwnedFd>,
+    pub(super) ledger: Ledger<OwnedFd, Held>,
     pub(super) newest: u64,
     pub(super) list: Vec<u32>,
 }
@@ -77,12 +86,16 @@ impl Keeper {
         match Ask::read(&message[..came.len]).ok_or(Over)? {
             Ask::Start(start, strings) => {
                 self.newest = self.newest.max(start.id);
-                let id = start.id;
-                match self.start(&start, strings, &mut fds, came.fds_lost) {
-                    Ok((pid, process)) => self.ledger.started(id, pid, process),
-                    Err((stage, errno)) => self.ledger.failed(id, stage, errno),
+                if self.ledger.knows(start.id) {
+                    self.ledger.failed(start.id, Stage::Asking, EEXIST);
+                } else if self.ledger.knows(start.after) {
+                    let (id, after, strings) = (start.id, start.after, strings.map(<[u8]>::to_vec));
+                    self.ledger.follow(id, after, Held { start, strings, fds, fds_lost: came.fds_lost });
+                } else {
+                    self.begin(&start, strings, &mut fds, came.fds_lost);
                 }
             }
+            Ask::Recall(id) => drop(self.ledger.recall(id)),
             Ask::Signal(id, number) => sweep::signal(&self.members(id), number),
             Ask::Stop(id, number) => {
                 let members = self.members(id);
@@ -96,6 +109,13 @@ impl Keeper {
             }
         }
         Ok(true)
+    }
+
+    fn begin(&mut self, start: &Start, strings: Option<&[u8]>, fds: &mut Vec<OwnedFd>, fds_lost: bool) {
+        match self.start(start, strings, fds, fds_lost) {
+            Ok((pid, process)) => self.ledger.started(start.id, pid, process),
+            Err((stage, errno)) => self.ledger.failed(start.id, stage, errno),
+        }
     }
 
     fn start(
@@ -118,9 +138,6 @@ impl Keeper {
             return Err((Stage::Streams, if fds_lost { EMFILE } else { EINVAL }));
         }
         let strings = Strings::check(start, strings).ok_or((Stage::Asking, EINVAL))?;
-        if self.ledger.knows(start.id) {
-            return Err((Stage::Asking, EEXIST));
-        }
         let mut given = fds.iter();
         let streams = start.streams.map(|given_one| if given_one { given.next() } else { None });
         let passed: Vec<(&OwnedFd, RawFd)> = given.zip(start.passed.iter().copied()).collect();
@@ -136,7 +153,7 @@ impl Keeper {
         })
     }
 
-    /// Reaps who has died, and sees to what they have left.
+    /// Reaps who has died, sees to what they have left, and starts who is to follow them.
     fn bury(&mut self) {
         while let Some((pid, status, usage)) = vigil::death(false) {
             self.ledger.died(pid, status, usage);
@@ -149,6 +166,9 @@ impl Keeper {
                     self.ledger.doomed(&strays)
                 });
             }
+        }
+        while let Some(mut held) = self.ledger.next_follower() {
+            self.begin(&held.start, held.strings.as_deref(), &mut held.fds, held.fds_lost);
         }
     }
 
