@@ -141,6 +141,23 @@ impl PoolBuilder {
         self
     }
 
+    /// Has the workers live below a [`Keeper`](crate::Keeper), one for all of this program that are to: then nothing
+    /// that a worker starts survives it, nor this process, wherever it has gone (setsid, double fork), not even when this
+    /// process is killed with SIGKILL. Without one that holds for the workers and their process groups. Off unless given.
+    ///
+    /// A worker runs in a session of its own, and its birth takes a message more. Should the keeper be killed, its workers die
+    /// with it, their tasks are lost, and the next worker gets a new one.
+    ///
+    /// ```
+    /// let pool = procession::Pool::builder().workers(2).keeper(true).build()?;
+    /// assert_eq!(pool.map(|x: u32| x * x, 0..4)?, [0, 1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keeper(mut self, yes: bool) -> Self {
+        self.settings.keep(yes);
+        self
+    }
+
     /// How long a worker may take from its start until it is ready, initializer included; 30 s unless given.
     pub fn birth_timeout(mut self, limit: Duration) -> Self {
         self.birth_limit = limit;
@@ -164,6 +181,7 @@ impl PoolBuilder {
         for key in INNER_THREADS {
             self.settings.set_default_env(key, &share);
         }
+        self.settings.prepare()?;
         static POOLS: AtomicU64 = AtomicU64::new(0);
         let number = POOLS.fetch_add(1, Ordering::Relaxed) + 1;
         let template = Template {

@@ -277,10 +277,12 @@ impl Core {
             match action {
                 Action::Spawn(worker) => {
                     heart.spawning += 1;
-                    let core = self.me();
-                    match reactor() {
-                        Ok(reactor) => reactor.run_errand(move || core.spawn(worker)),
-                        Err(_) => heart.spawning -= 1,
+                    if !(self.template.settings.is_kept() && self.spawn_aside(worker)) {
+                        let core = self.me();
+                        match reactor() {
+                            Ok(reactor) => reactor.run_errand(move || core.spawn(worker)),
+                            Err(_) => heart.spawning -= 1,
+                        }
                     }
                 }
                 Action::Send { worker, slot, tag, job, items } => {
@@ -295,7 +297,7 @@ impl Core {
                 Action::Freeze(worker) => self.freeze(heart, worker, false),
                 Action::Kill(worker) => {
                     if let Some(seat) = heart.seats.get(worker) {
-                        seat.link.ends.process.kill_group();
+                        seat.link.ends.process.kill_all();
                     }
                 }
                 Action::Retire(worker) => {
@@ -383,7 +385,13 @@ impl Core {
 
     // ---- birth ----------------------------------------------------------------------------------------------------
 
-    /// On the reactor's thread, outside the lock.
+    /// On a thread of its own, since a keeper is asked and may be slow. False if there is none to be had.
+    fn spawn_aside(&self, worker: WorkerId) -> bool {
+        let (core, thread) = (self.me(), std::thread::Builder::new().name("procession-birth".into()));
+        wait::with_signals_blocked(|| thread.spawn(move || core.spawn(worker))).is_ok()
+    }
+
+    /// On the reactor's thread, or aside if there is a keeper; outside the lock.
     fn spawn(&self, worker: WorkerId) {
         let unwanted = self.heart().state.condemned(worker).is_some();
         let started = if unwanted {
@@ -408,7 +416,7 @@ impl Core {
                 if heart.state.condemned(worker).is_some()
                     && let Some(seat) = heart.seats.get(worker)
                 {
-                    seat.link.ends.process.kill_group();
+                    seat.link.ends.process.kill_all();
                 }
             }
             Err(error @ SpawnError::Birth { .. }) => heart.state.born_dead(worker, error),
@@ -439,7 +447,7 @@ impl Core {
         let (pid, name, ends) = (link.pid(), Arc::clone(&link.name), Arc::clone(&link.ends));
         let mut seat = Seat::new(link, ear, self.template.initializer.is_some());
         if let Err(error) = seat.watch(self.template.birth_limit) {
-            ends.process.kill_group();
+            ends.process.kill_all();
             while seat.link.reap().is_none() {
                 wait::ready([(ends.process.as_fd(), false)], None);
             }
@@ -496,7 +504,7 @@ impl Core {
             })
             .collect();
         // Before it is reaped, while its group's number is certain.
-        seat.link.ends.process.kill_group();
+        seat.link.ends.process.kill_all();
         let exit = seat.link.reap().unwrap_or(Exit::UNKNOWN);
         seat.unwatch();
         roster::leave(seat.link.pid());

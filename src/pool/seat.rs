@@ -182,7 +182,7 @@ impl Seat {
         {
             // Without a watch the rest would never be written; without the worker it goes elsewhere.
             if self.add(full, Interest::Write).is_err() {
-                self.link.ends.process.kill_group();
+                self.link.ends.process.kill_all();
             }
         }
     }

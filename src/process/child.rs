@@ -1,5 +1,6 @@
 //! A started process: look at it, wait for it, end it, take its result.
 
+use super::body::Body;
 use super::call::Call;
 use super::link::{Link, Received, Way};
 use super::plan::{self, Piped, Settings, Streams};
@@ -7,7 +8,6 @@ use super::roster;
 use crate::Exit;
 use crate::error::{Codec, Half, Lost, Panic, SpawnError, TaskError};
 use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
-use crate::sys::pidfd::PidFd;
 use crate::sys::wait;
 use crate::sys::{ECHILD, SIGINT, SIGTERM};
 use procession_worker::ipc::handoff::{self, Incoming};
@@ -76,13 +76,17 @@ pub(super) fn start<R>(
     streams: Streams,
     birth_limit: Duration,
 ) -> Result<Child<R>, SpawnError> {
-    let (answer, answered) = mpsc::sync_channel(1);
-    reactor().map_err(SpawnError::system("starting the reactor"))?.run_errand(move || {
-        let _ = answer.send(spawn(call, &name, path, &settings, streams, birth_limit));
-    });
-    let (cell, [stdin, stdout, stderr]) = answered
-        .recv()
-        .unwrap_or_else(|_| Err(SpawnError::System { stage: "starting the process", errno: ECHILD }))?;
+    let reactor = reactor().map_err(SpawnError::system("starting the reactor"))?;
+    let started = if settings.is_kept() {
+        spawn(call, &name, path, &settings, streams, birth_limit)
+    } else {
+        let (answer, answered) = mpsc::sync_channel(1);
+        reactor.run_errand(move || {
+            let _ = answer.send(spawn(call, &name, path, &settings, streams, birth_limit));
+        });
+        answered.recv().unwrap_or(Err(SpawnError::System { stage: "starting the process", errno: ECHILD }))
+    };
+    let (cell, [stdin, stdout, stderr]) = started?;
     Ok(Child {
         cell,
         stdin: stdin.map(|file| OwnedFd::from(file).into()),
@@ -135,7 +139,7 @@ fn spawn(
         birth_limit,
     });
     cell.watch().map_err(|error| {
-        cell.ends.process.kill_group();
+        cell.ends.process.kill_all();
         // Killed, so this ends; and nobody watches it.
         while cell.life().link.reap().is_none() {
             wait::ready([(cell.ends.process.as_fd(), false)], None);
@@ -334,7 +338,7 @@ impl Cell {
 
     fn nonsense(life: &mut Life, reason: Arc<str>) {
         life.reason.get_or_insert(reason);
-        life.link.ends.process.kill_group();
+        life.link.ends.process.kill_all();
         life.link.distrust();
     }
 
@@ -348,7 +352,7 @@ impl Cell {
         life.link.receive_the_ring();
         Self::understand(&mut life);
         // Before it is reaped, while its group's number is certain: what it has started ends with it.
-        life.link.ends.process.kill_group();
+        life.link.ends.process.kill_all();
         let Some(exit) = life.link.reap() else { return };
         if life.outcome.is_none() {
             life.outcome = Some(Err(self.verdict(&life, exit)));
@@ -437,7 +441,7 @@ impl Source for Cell {
                 life.link.flush();
                 if self.watch_ways(&mut life).is_err() {
                     // Nobody would ever write the rest.
-                    self.ends.process.kill_group();
+                    self.ends.process.kill_all();
                 }
             }
             _ => self.listen(),
@@ -455,7 +459,7 @@ impl Source for Cell {
             _ => return,
         };
         life.reason = Some(reason.into());
-        self.ends.process.kill_group();
+        self.ends.process.kill_all();
     }
 }
 
@@ -547,7 +551,8 @@ impl<R> Child<R> {
         self.signal(SIGINT)
     }
 
-    /// Kills it with its process group: SIGKILL, to what it has started as well. No error if it has ended.
+    /// Kills it with its process group: SIGKILL, to what it has started as well; under a
+    /// [keeper](crate::Process::keeper), wherever that has gone. No error if it has ended.
     ///
     /// # Errors
     /// As [`terminate`](Self::terminate).
@@ -555,12 +560,12 @@ impl<R> Child<R> {
         let mut life = self.cell.life();
         if life.exit.is_none() {
             life.ended_by_handle = true;
-            self.process().kill_group();
+            self.process().kill_all();
         }
         Ok(())
     }
 
-    fn process(&self) -> &PidFd {
+    fn process(&self) -> &Body {
         &self.cell.ends.process
     }
 
@@ -614,7 +619,7 @@ impl<R: DeserializeOwned> Child<R> {
 }
 
 impl<R> AsFd for Child<R> {
-    /// The pidfd: readable once the process has ended. Python's `sentinel`.
+    /// Readable once the process has ended: the pidfd; under a keeper another descriptor. Python's `sentinel`.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.cell.ends.process.as_fd()
     }
@@ -625,7 +630,7 @@ impl<R> Drop for Child<R> {
         if self.detached || !self.is_alive() {
             return;
         }
-        self.process().kill_group();
+        self.process().kill_all();
         let _ = self.wait_timeout(BURIAL);
     }
 }

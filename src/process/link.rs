@@ -1,10 +1,10 @@
 //! One worker, as its parent holds it: the pipes, the page, the descriptor of the process. It moves bytes and knows
 //! frames; what they mean is told elsewhere.
 
+use super::body::Body;
 use super::call::Parcel;
 use crate::Exit;
 use crate::sys::SIGABRT;
-use crate::sys::pidfd::PidFd;
 use procession_worker::ipc::Page;
 use procession_worker::ipc::handoff::{Handle, Incoming};
 use procession_worker::ipc::page::{BATCH, LOAN, RING};
@@ -47,7 +47,7 @@ pub(crate) struct Ends {
     pub(crate) outcomes: OwnedFd,
     pub(crate) calls: File,
     pub(crate) tray: Tray,
-    pub(crate) process: PidFd,
+    pub(crate) process: Body,
 }
 
 /// What a call goes down by: its bytes, and its descriptors.
@@ -384,10 +384,7 @@ impl Link {
     /// How the process ended, once it has; taken from the system once, and remembered.
     pub(crate) fn reap(&mut self) -> Option<Exit> {
         if self.exit.is_none() {
-            self.exit = match self.ends.process.reap() {
-                Ok(ended) => ended.map(Exit::from),
-                Err(_) => Some(Exit::UNKNOWN),
-            };
+            self.exit = self.ends.process.reap();
         }
         self.exit
     }

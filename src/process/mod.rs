@@ -1,5 +1,6 @@
 //! One child, cradle to grave.
 
+mod body;
 pub(crate) mod call;
 mod child;
 pub(crate) mod link;
@@ -172,6 +173,23 @@ impl<R> Process<R> {
         self
     }
 
+    /// Has the child live below a [`Keeper`](crate::Keeper), one for all of this program that are to: then nothing
+    /// that it starts survives it, nor this process, wherever it has gone (setsid, double fork), not even when this
+    /// process is killed with SIGKILL. Without one that holds for the child and its process group. Off unless given.
+    ///
+    /// It runs in a session of its own, and its birth takes a message more. Should the keeper be killed, its workers die
+    /// with it, their tasks are lost, and the next worker gets a new one.
+    ///
+    /// ```
+    /// let child = procession::Process::new(u32::pow, (2, 5)).keeper(true).start()?;
+    /// assert_eq!(child.join()?, 32);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keeper(mut self, yes: bool) -> Self {
+        self.settings.keep(yes);
+        self
+    }
+
     /// How long the child may take from its start until it is ready to work; 30 s unless given. Then it is killed, and
     /// `join` says how far it came.
     pub fn birth_timeout(mut self, limit: Duration) -> Self {
@@ -184,7 +202,8 @@ impl<R> Process<R> {
     /// # Errors
     /// The arguments could not be encoded, the function lies in a shared library, or the system said no: EMFILE, EAGAIN,
     /// ENOMEM. Nothing is left behind then.
-    pub fn start(self) -> Result<Child<R>, SpawnError> {
+    pub fn start(mut self) -> Result<Child<R>, SpawnError> {
+        self.settings.prepare()?;
         child::start(self.call?, self.name.into(), self.path, self.settings, self.streams, self.birth_limit)
     }
 }

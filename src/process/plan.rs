@@ -1,6 +1,9 @@
 //! How a worker is to be started: everything that is known before it exists.
 
+use super::body::{Body, Kept, keeper};
 use crate::error::SpawnError;
+use crate::keeper::Keeper;
+use crate::program::Program;
 use crate::sys::EINVAL;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Stream, above_stdio, pipe, reopen_read_end, spawn_self};
@@ -16,7 +19,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -62,6 +65,9 @@ pub(crate) struct Settings {
     /// Set unless the environment has it already.
     defaults: BTreeMap<OsString, OsString>,
     pub(crate) current_dir: Option<PathBuf>,
+    kept: bool,
+    /// While there are settings, there is the keeper.
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Settings {
@@ -73,7 +79,33 @@ impl Settings {
         self.defaults.insert(key.into(), value.into());
     }
 
-    fn environment(&self) -> Result<Vec<CString>, SpawnError> {
+    pub(crate) const fn keep(&mut self, yes: bool) {
+        self.kept = yes;
+    }
+
+    pub(crate) const fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// Starts the keeper, if one is wanted and there is none yet.
+    ///
+    /// # Errors
+    /// As [`Keeper::new`].
+    pub(crate) fn prepare(&mut self) -> Result<(), SpawnError> {
+        self.keeper = self.keeper()?;
+        Ok(())
+    }
+
+    fn keeper(&self) -> Result<Option<Arc<Keeper>>, SpawnError> {
+        match &self.keeper {
+            _ if !self.kept => Ok(None),
+            Some(ours) if ours.is_alive() => Ok(Some(Arc::clone(ours))),
+            // The first one was killed.
+            _ => keeper().map(Some),
+        }
+    }
+
+    fn environment(&self) -> BTreeMap<OsString, OsString> {
         let mut all: BTreeMap<OsString, OsString> = self.defaults.clone();
         all.extend(std::env::vars_os());
         for (key, value) in &self.env {
@@ -82,18 +114,18 @@ impl Settings {
                 None => all.remove(key),
             };
         }
-        all.into_iter()
-            .map(|(key, value)| {
-                let mut entry = key.into_vec();
-                entry.push(b'=');
-                entry.extend_from_slice(value.as_bytes());
-                CString::new(entry).map_err(|_| SpawnError::System {
-                    stage: "an environment variable has a NUL in it",
-                    errno: EINVAL,
-                })
-            })
-            .collect()
+        all
     }
+}
+
+/// As execve takes it.
+fn entries(environment: BTreeMap<OsString, OsString>) -> Result<Vec<CString>, SpawnError> {
+    let entry = |(key, value): (OsString, OsString)| {
+        let entry = [key.as_bytes(), b"=", value.as_bytes()].concat();
+        let refused = SpawnError::System { stage: "an environment variable has a NUL in it", errno: EINVAL };
+        CString::new(entry).map_err(|_| refused)
+    };
+    environment.into_iter().map(entry).collect()
 }
 
 /// The three streams as asked for.
@@ -148,16 +180,37 @@ fn tray() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The program's own arguments, with the flag behind the first.
-fn arguments(spec: &Spec) -> Vec<CString> {
-    let mut own = std::env::args_os().map(|argument| CString::new(argument.into_vec()).unwrap_or_default());
-    let mut all =
-        vec![own.next().unwrap_or_default(), CString::new(format!("{FLAG}{spec}")).unwrap_or_default()];
+fn arguments(spec: &Spec) -> Vec<OsString> {
+    let mut own = std::env::args_os();
+    let mut all = vec![own.next().unwrap_or_default(), format!("{FLAG}{spec}").into()];
     all.extend(own);
     all
 }
 
-/// Starts a worker and tells it who it is. Only on the reactor's thread: the worker dies with the thread that
-/// started it.
+/// Executes this program again as a keeper's child, with these descriptors under the numbers they have here.
+fn start_kept(
+    keeper: Arc<Keeper>,
+    name: &str,
+    arguments: Vec<OsString>,
+    environment: BTreeMap<OsString, OsString>,
+    streams: Streams,
+    pass: &[BorrowedFd<'_>],
+) -> Result<(Body, Piped), SpawnError> {
+    let mut program = Program::again(arguments, streams).name(name).env_clear();
+    for (key, value) in environment {
+        program = program.env(key, value);
+    }
+    for fd in pass {
+        let copy = fd.try_clone_to_owned().map_err(SpawnError::system("passing the worker's descriptors"))?;
+        program = program.pass(copy, fd.as_raw_fd());
+    }
+    let (running, piped) = keeper.start_raw(program)?;
+    let kept = Kept::new(running, keeper).map_err(SpawnError::system("watching the process"))?;
+    Ok((Body::Kept(kept), piped))
+}
+
+/// Starts a worker and tells it who it is. Without a keeper only on the reactor's thread: the worker dies with the
+/// thread that started it.
 ///
 /// # Errors
 /// What the system says, with the stage; nothing is left behind then.
@@ -173,7 +226,7 @@ pub(crate) fn start(
             "procession lies in a shared library, and a worker executes only the main program; link it into the program".into(),
         ));
     }
-    let (streams, piped) = streams.open().map_err(SpawnError::system("opening the standard streams"))?;
+    let keeper = settings.keeper()?;
     let (calls_read, calls_write) = pipe().map_err(SpawnError::system("making the worker's pipes"))?;
     let (outcomes_read, outcomes_write) = pipe().map_err(SpawnError::system("making the worker's pipes"))?;
     for end in [&calls_write, &outcomes_read] {
@@ -193,6 +246,7 @@ pub(crate) fn start(
         lifeline: lifeline.as_raw_fd(),
         nonce,
         in_init: starts_in_init(),
+        kept: keeper.is_some(),
     };
     let birth = Birth {
         protocol: PROTOCOL,
@@ -207,14 +261,28 @@ pub(crate) fn start(
     let birth = codec::encode(&birth)
         .map_err(|_| SpawnError::System { stage: "naming the worker", errno: EINVAL })?;
     frame::push(&mut greeting, Down::Birth as u8, &birth);
-    let pid = spawn_self(
-        &arguments(&spec),
-        &settings.environment()?,
-        &streams,
-        &[&calls_read, &outcomes_write, &their_tray, page.file(), &lifeline],
-    )
-    .map_err(SpawnError::system("starting the process"))?;
-    let process = PidFd::open(pid).map_err(SpawnError::system("opening the process"))?;
+    let pass = [
+        calls_read.as_fd(),
+        outcomes_write.as_fd(),
+        their_tray.as_fd(),
+        page.file().as_fd(),
+        lifeline.as_fd(),
+    ];
+    let (arguments, environment) = (arguments(&spec), settings.environment());
+    let (process, piped) = match keeper {
+        Some(keeper) => start_kept(keeper, name, arguments, environment, streams, &pass)?,
+        None => {
+            let (streams, piped) =
+                streams.open().map_err(SpawnError::system("opening the standard streams"))?;
+            let text = |text: OsString| CString::new(text.into_vec()).unwrap_or_default();
+            let arguments: Vec<CString> = arguments.into_iter().map(text).collect();
+            let pass = pass.each_ref().map(|fd| fd as &dyn AsRawFd);
+            let pid = spawn_self(&arguments, &entries(environment)?, &streams, &pass)
+                .map_err(SpawnError::system("starting the process"))?;
+            let process = PidFd::open(pid).map_err(SpawnError::system("opening the process"))?;
+            (Body::Child(process), piped)
+        }
+    };
     let ends = Ends { outcomes: outcomes_read, calls: calls_write.into(), tray: tray.into(), process };
     Ok((Link::new(Arc::clone(name), ends, calls_read, page, greeting), piped))
 }

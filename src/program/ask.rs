@@ -48,7 +48,7 @@ impl Prepared {
         let env = environment(&program);
         let paths = strings.add(|all| paths(&program.path, &env, all));
         let args = strings.add(|all| {
-            all.push(&[program.path.as_bytes()]);
+            all.push(&[program.name_inside.as_ref().unwrap_or(&program.path).as_bytes()]);
             program.arguments.iter().for_each(|argument| all.push(&[argument.as_bytes()]));
         });
         let env = strings.add(|all| {

@@ -76,6 +76,8 @@ impl Limit {
 #[doc(alias("Popen", "Command"))]
 pub struct Program {
     path: OsString,
+    /// The argument before the first; the path unless given.
+    name_inside: Option<OsString>,
     arguments: Vec<OsString>,
     clear: bool,
     env: BTreeMap<OsString, Option<OsString>>,
@@ -92,6 +94,7 @@ impl Program {
     pub fn new(path: impl AsRef<OsStr>) -> Self {
         Self {
             path: path.as_ref().to_owned(),
+            name_inside: None,
             arguments: Vec::new(),
             clear: false,
             env: BTreeMap::new(),
@@ -101,6 +104,12 @@ impl Program {
             limits: [None; LIMITS],
             name: None,
         }
+    }
+
+    /// This very program again, with these arguments, the name it is called by among them.
+    pub(crate) fn again(mut arguments: Vec<OsString>, streams: Streams) -> Self {
+        let name = arguments.drain(..arguments.len().min(1)).next();
+        Self { name_inside: name, arguments, streams, ..Self::new("/proc/self/exe") }
     }
 
     /// Adds an argument.

@@ -128,7 +128,7 @@ fn a_fault_in_the_middle_of_a_large_result_costs_that_result() {
                 let mut builder = two_workers(fault).chunk_size(2.try_into().unwrap());
                 if is_silent(fault) {
                     // The one before it is large, too, and is to be done in time on a busy machine.
-                    builder = builder.task_timeout(5 * DEADLINE);
+                    builder = builder.task_timeout(15 * DEADLINE);
                 }
                 let pool = builder.build().unwrap();
                 let results: Vec<_> = pool.imap(drill::large, [None, Some(fault)]).collect();

@@ -10,6 +10,7 @@ mod deaths;
 mod ends;
 mod limits;
 mod trees;
+mod workers;
 
 use procession::{Keeper, Program, Running, Stdio};
 use std::io::Read;

@@ -36,12 +36,15 @@ pub struct Spec {
     pub nonce: u64,
     /// Serve in [`init`], rather than before `main`.
     pub in_init: bool,
+    /// The process that started it is a keeper, and not the one that it serves.
+    pub kept: bool,
 }
 
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { calls, outcomes, tray, page, lifeline, nonce, in_init } = self;
-        write!(f, "{calls},{outcomes},{tray},{page},{lifeline},{nonce:x},{}", u8::from(*in_init))
+        let Self { calls, outcomes, tray, page, lifeline, nonce, in_init, kept } = self;
+        let bits = u8::from(*in_init) | u8::from(*kept) << 1;
+        write!(f, "{calls},{outcomes},{tray},{page},{lifeline},{nonce:x},{bits}")
     }
 }
 
@@ -54,12 +57,14 @@ impl Spec {
         let (calls, outcomes, tray) = (number()?, number()?, number()?);
         let (page, lifeline) = (number()?, number()?);
         let nonce = u64::from_str_radix(parts.next()?, 16).ok()?;
-        let in_init = match parts.next()? {
-            "0" => false,
-            "1" => true,
+        let (in_init, kept) = match parts.next()? {
+            "0" => (false, false),
+            "1" => (true, false),
+            "2" => (false, true),
+            "3" => (true, true),
             _ => return None,
         };
-        parts.next().is_none().then_some(Self { calls, outcomes, tray, page, lifeline, nonce, in_init })
+        parts.next().is_none().then_some(Self { calls, outcomes, tray, page, lifeline, nonce, in_init, kept })
     }
 }
 
@@ -118,7 +123,7 @@ fn arrive(spec: &'static str) {
         life::complain(text);
         life::exit_now(Farewell::Refused as i32);
     };
-    tie_life(&belongings);
+    tie_life(&belongings, spec.kept);
     belongings.close_strays();
     if spec.in_init {
         *WAITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(belongings);
@@ -164,8 +169,9 @@ pub fn starts_in_init() -> bool {
 }
 
 /// From here on the parent's death is ours, whatever we are doing.
-fn tie_life(belongings: &Belongings) {
-    let lives = life::die_with_parent(belongings.page.parent());
+fn tie_life(belongings: &Belongings, kept: bool) {
+    // A keeper has tied it to its own life before this program was executed.
+    let lives = kept || life::die_with_parent(belongings.page.parent());
     if !life::die_with_lifeline(belongings.lifeline.as_fd()) || !lives {
         life::exit_now(Farewell::Done as i32);
     }
@@ -217,10 +223,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_spec_comes_back(
-            fds: [RawFd; 5], nonce: u64, in_init: bool
+            fds: [RawFd; 5], nonce: u64, in_init: bool, kept: bool
         ) {
             let [calls, outcomes, tray, page, lifeline] = fds;
-            let spec = Spec { calls, outcomes, tray, page, lifeline, nonce, in_init };
+            let spec = Spec { calls, outcomes, tray, page, lifeline, nonce, in_init, kept };
             prop_assert_eq!(Spec::parse(&spec.to_string()), Some(spec));
         }
 
