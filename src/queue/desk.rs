@@ -286,13 +286,27 @@ impl Desk {
             self.listen(by_bell);
             self.pump_all(false);
             self.attend();
+        } else if self.state.anybody_rests() && self.stay_alert() {
+            self.pump_all(false);
+            self.attend();
         }
-        if self.state.may_idle() {
-            for line in self.lines.all.values_mut().filter(|line| !line.idle) {
+        for (client, line) in self.lines.all.iter_mut().filter(|(_, line)| !line.idle) {
+            if self.state.rests(client) {
                 line.idle = true;
                 line.lane.set(Flag::Idle, 1);
             }
         }
+    }
+
+    /// Nobody waits; but who begins to wait says nothing while we are idle, so whoever puts must say it. True if some did not
+    /// know yet.
+    fn stay_alert(&self) -> bool {
+        let mut any = false;
+        for line in self.lines.all.values().filter(|line| line.lane.get(Flag::Hungry) != 1) {
+            line.lane.set(Flag::Hungry, 1);
+            any = true;
+        }
+        any
     }
 
     /// Gives out what there is, to whoever wants it.

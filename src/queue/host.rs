@@ -233,9 +233,9 @@ impl Host {
 
     /// The lock's way out when nothing has been waited for.
     fn finish_if_needed(&self, desk: MutexGuard<'_, Desk>) {
-        let may_idle = desk.state.may_idle();
-        let wanted = |line: &Line| line.idle != may_idle || line.asks().is_some();
-        if desk.state.anybody_waits() || desk.lines.all.values().any(wanted) {
+        let wanted =
+            |(client, line): (_, &Line)| line.idle != desk.state.rests(client) || line.asks().is_some();
+        if desk.state.anybody_waits() || desk.lines.all.iter().any(wanted) {
             self.finish(desk);
         }
     }

@@ -426,6 +426,15 @@ impl State {
         self.queue.is_empty() && !self.closed && parties > 1
     }
 
+    /// Is there nothing for a client that has taken items before, and may come for more without a word?
+    pub(super) fn rests(&self, client: ClientId) -> bool {
+        self.may_idle() && self.members.get(client).is_some_and(|member| member.consumes)
+    }
+
+    pub(super) fn anybody_rests(&self) -> bool {
+        self.may_idle() && self.members.values().any(|member| member.consumes)
+    }
+
     /// Is there nothing, and never will be? Never: it is closed, or all others who had it are gone, and nobody but the one
     /// who asks could put.
     pub(super) fn is_over(&self, asker: Option<ClientId>, sole: bool) -> bool {

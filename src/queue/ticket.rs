@@ -23,6 +23,22 @@ pub(super) fn remember(id: u128, post: &Arc<Post>) {
     known().get_or_insert_default().insert(id, Arc::downgrade(post));
 }
 
+fn find(id: u128) -> Option<Arc<Post>> {
+    known().as_ref()?.get(&id)?.upgrade()
+}
+
+/// This process's place from now on, unless it has one since: then the client leaves again.
+fn settle(id: u128, client: Client) -> Arc<Post> {
+    let mut known = known();
+    let known = known.get_or_insert_default();
+    if let Some(post) = known.get(&id).and_then(Weak::upgrade) {
+        return post;
+    }
+    let post = Arc::new(Post::new(id, Side::Client(Box::new(client))));
+    known.insert(id, Arc::downgrade(&post));
+    post
+}
+
 pub(super) fn forget(id: u128) {
     let mut known = known();
     // It may have arrived again meanwhile.
@@ -61,15 +77,12 @@ impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Label { id, capacity } = Label::deserialize(deserializer)?;
         let ticket = handoff::take().map_err(D::Error::custom)?;
-        let mut known = known();
-        let known = known.get_or_insert_default();
-        if let Some(post) = known.get(&id).and_then(Weak::upgrade) {
+        if let Some(post) = find(id) {
             return Ok(Self::of(post));
         }
+        // Nobody is kept waiting for another queue by a host that does not read.
         let client = Client::enter(&ticket, capacity)
             .map_err(|error| D::Error::custom(format_args!("cannot reach the queue's process: {error}")))?;
-        let post = Arc::new(Post::new(id, Side::Client(Box::new(client))));
-        known.insert(id, Arc::downgrade(&post));
-        Ok(Self::of(post))
+        Ok(Self::of(settle(id, client)))
     }
 }

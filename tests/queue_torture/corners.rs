@@ -350,3 +350,23 @@ fn drop_all(hub: Queue<Queue<u64>>) {
         }
     });
 }
+
+fn host_and_hang(hub: Queue<Queue<u8>>) {
+    let queue = Queue::new();
+    hub.put(queue.clone()).unwrap();
+    procession::drill::hang();
+}
+
+#[test]
+fn who_gets_what_he_has_put_while_the_host_wants_nothing() {
+    robust(MINUTE, || {
+        let hub = Queue::new();
+        let host = Process::new(host_and_hang, (hub.clone(),)).start().unwrap();
+        let queue = hub.lease().unwrap();
+        for n in 0..100 {
+            queue.put(n).unwrap();
+            assert_eq!(queue.get_timeout(SOON).unwrap(), n);
+        }
+        slay(&host);
+    });
+}

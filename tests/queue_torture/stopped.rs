@@ -1,10 +1,55 @@
 //! SIGSTOP at either side: deadlines hold, and nobody else waits.
 
-use crate::support::robust;
+use crate::support::{poll, robust};
 use crate::{MINUTE, SHORT, SOON, signal, slay};
 use nix::sys::signal::Signal;
 use procession::{GetError, Process, PutError, Queue};
 use std::time::Instant;
+
+type Tickets = Queue<Queue<u8>>;
+
+/// Makes a queue of its own, puts it into another, and is then stopped.
+fn host_of_a_travelling_queue(hub: Tickets) {
+    let queue = Queue::new();
+    hub.put(queue.clone()).unwrap();
+    procession::drill::hang();
+}
+
+#[test]
+fn a_stopped_host_keeps_nobody_from_entering_another_queue() {
+    robust(MINUTE, || {
+        let (stopped, other) = (Tickets::new(), Tickets::new());
+        let hosts = [&stopped, &other].map(|hub| {
+            let host = Process::new(host_of_a_travelling_queue, (hub.clone(),)).start().unwrap();
+            poll("sent", SOON, || hub.len() == 1);
+            host
+        });
+        signal(&hosts[0], Signal::SIGSTOP);
+        std::thread::scope(|scope| {
+            let (entered, stuck) = std::sync::mpsc::channel();
+            let hub = &stopped;
+            // Each lease enters by the same ticket, whose socket fills up, since nobody reads it; each goes back.
+            scope.spawn(move || {
+                for _ in 0..1000 {
+                    drop(hub.lease().unwrap());
+                    let _ = entered.send(());
+                }
+            });
+            // Stuck when nothing more comes.
+            let entries = std::iter::from_fn(|| stuck.recv_timeout(10 * SHORT).ok()).count();
+            assert!(entries < 1000, "its socket takes everything");
+            for _ in 0..10 {
+                let begin = Instant::now();
+                let queue = other.lease_timeout(SOON).unwrap();
+                queue.put(1).unwrap();
+                assert_eq!(queue.get_timeout(SOON).unwrap(), 1);
+                assert!(begin.elapsed() < SOON);
+            }
+            signal(&hosts[0], Signal::SIGCONT);
+        });
+        hosts.iter().for_each(slay);
+    });
+}
 
 type Pair = (Queue<Vec<u8>>, Queue<Vec<u8>>);
 
