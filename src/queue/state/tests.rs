@@ -1,6 +1,7 @@
 //! The rules against a world made of random numbers: clients that put, take, lease, stall, lie and die at any moment.
 
 use super::*;
+use crate::queue::item::want;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
