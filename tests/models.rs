@@ -108,6 +108,53 @@ fn an_item_is_taken_or_taken_back_and_never_both() {
     });
 }
 
+#[test]
+fn a_large_item_is_taken_or_withdrawn_and_never_both() {
+    loom::model(|| {
+        // The ring's mark; the item's place, as somebody before it left it.
+        let shared = Arc::new((AtomicU64::new(0), AtomicU32::new(9)));
+        let theirs = Arc::clone(&shared);
+        let putter = thread::spawn(move || {
+            theirs.1.store(0, SeqCst);
+            theirs.0.store(1, Release);
+            theirs.1.compare_exchange(0, 2, SeqCst, SeqCst).is_ok()
+        });
+        let seen = shared.0.load(Acquire) == 1;
+        let taken = seen && shared.1.compare_exchange(0, 1, SeqCst, SeqCst).is_ok();
+        let withdrawn = putter.join().unwrap();
+        assert!(!(taken && withdrawn) && (!seen || taken || withdrawn));
+    });
+}
+
+#[test]
+fn who_waits_beside_an_idle_host_is_seen_when_another_puts() {
+    loom::model(|| {
+        // Hungry, Idle; what is committed; Wants.
+        let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), AtomicU64::new(0), AtomicU32::new(0)));
+        let (put, want) = (Arc::clone(&shared), Arc::clone(&shared));
+        let putter = thread::spawn(move || {
+            put.2.store(1, Release);
+            take(&put.0) != 0
+        });
+        let getter = thread::spawn(move || {
+            set(&want.3, 1);
+            want.1.load(SeqCst) == 0
+        });
+        // The host: hungry first, then a last look, and only then idle.
+        set(&shared.0, 1);
+        let seen = shared.2.load(Acquire) == 1;
+        if !seen {
+            set(&shared.1, 1);
+        }
+        let (told, knocked) = (putter.join().unwrap(), getter.join().unwrap());
+        // Whichever it is, it looks at everything again.
+        assert!(
+            seen || told || knocked,
+            "an item, one who waits for it, and nobody who brings them together"
+        );
+    });
+}
+
 /// States of a sleeper's slot.
 const WAITING: u32 = 1;
 const CHOSEN: u32 = 2;

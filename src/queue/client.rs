@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+use talk::is_gone;
 
 pub(super) struct Client {
     lane: Lane,
@@ -46,6 +47,10 @@ struct Local {
     answers: HashMap<u32, u64>,
     /// Answers that nobody waits for any more.
     unwanted: HashSet<u32>,
+    /// Is one at it to send a large item? One at a time: the host finds its descriptors in the order of the frames.
+    sends: bool,
+    /// Large items under way, and the places where it is decided what becomes of them.
+    places: BTreeMap<u32, usize>,
     fds: BTreeMap<u32, Came>,
     bell: Option<File>,
     /// How often the host has said that nothing more will come.
@@ -111,10 +116,12 @@ impl Client {
     /// A door of the host's for whoever has the other end.
     pub(super) fn ticket(&self) -> io::Result<OwnedFd> {
         let (host, ours) = socket::pair()?;
-        if self.say(Note::new(Word::Door, 0, 0), &[host.as_raw_fd()], None).is_ok() {
-            Ok(ours)
-        } else {
-            Err(io::Error::new(io::ErrorKind::NotConnected, "the queue's process is gone"))
+        match self.say(Note::new(Word::Door, 0, 0), &[host.as_raw_fd()], None) {
+            Ok(_) => Ok(ours),
+            Err(error) if is_gone(&error) => {
+                Err(io::Error::new(io::ErrorKind::NotConnected, "the queue's process is gone"))
+            }
+            Err(error) => Err(error),
         }
     }
 

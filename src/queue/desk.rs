@@ -1,14 +1,15 @@
 //! What the host of a queue knows, and how it hears of what its clients do: lanes and notes into events of the rules.
 
 use super::Capacity;
-use super::item::{Ask, Body, Heavy, Item, Note, Word, kind, want};
-use super::line::{Line, Lines};
+use super::item::{Ask, Body, Heavy, Item, Note, Word, fate, kind, want};
+use super::line::{Ahead, Line, Lines};
+use super::quota::{Held, Purpose};
 use super::state::{ClientId, Lanes, MOST_OWED, Nonsense, State};
 use crate::reactor::{Watch, reactor};
-use crate::sys::EMFILE;
+use crate::sys::{EDQUOT, EMFILE};
 use procession_worker::ipc::handoff::Handle;
 use procession_worker::ipc::lane::{Claims, Flag, RING, Way};
-use procession_worker::sys::memory::is_sealed;
+use procession_worker::sys::memory::{self, is_sealed};
 use procession_worker::sys::socket;
 use procession_worker::wire::frame;
 use slotmap::{SlotMap, new_key_type};
@@ -26,16 +27,19 @@ new_key_type! {
 /// So many notes of a client are read at one look.
 const NOTES: usize = 256;
 
+/// Files up to this size need not stay files.
+const COPIED: u64 = 4 << 20;
+
 pub(super) struct Desk {
     pub(super) state: State,
     pub(super) lines: Lines,
-    pub(super) doors: SlotMap<DoorId, (OwnedFd, Watch)>,
+    pub(super) doors: SlotMap<DoorId, (OwnedFd, Watch, Option<Held>)>,
     /// Does somebody sleep on the bell, for all who wait here?
     pub(super) led: bool,
     /// So many sleep beside it, until they are told.
     pub(super) sleepers: usize,
     /// Doors that clients have sent, to be opened.
-    pub(super) opened: Vec<OwnedFd>,
+    pub(super) opened: Vec<(OwnedFd, Held)>,
     /// What clients have asked, to be answered.
     pub(super) asked: VecDeque<(ClientId, Note)>,
     /// Something has come from a client, or it has gone, since those who sleep here were told.
@@ -48,7 +52,7 @@ impl Desk {
     fn pump(&mut self, client: ClientId, by_socket: bool) -> Result<(), Nonsense> {
         if by_socket {
             // Who writes faster than we read is not to keep all others waiting.
-            self.read_notes(client, NOTES, usize::MAX)?;
+            self.read_notes(client, NOTES, None)?;
         }
         let Self { state, lines, .. } = self;
         let Some(line) = lines.all.get_mut(client) else { return Ok(()) };
@@ -87,8 +91,9 @@ impl Desk {
                 kind::LIGHT => {
                     let units = self.units(body.len() as u64);
                     let body = Body::Bytes(Arc::clone(bytes), body);
-                    self.state
-                        .arrived(client, Item { body, handles: Vec::new(), number: 0, ours: false, units })?;
+                    let handles = Vec::new();
+                    let item = Item { body, handles, number: 0, ours: false, units, held: None };
+                    self.state.arrived(client, item)?;
                 }
                 kind::HEAVY => self.heavy(client, bytes, &body)?,
                 kind::LEASED => self.state.leased(client, number()?)?,
@@ -108,48 +113,58 @@ impl Desk {
     fn heavy(&mut self, client: ClientId, bytes: &Arc<Vec<u8>>, body: &Range<usize>) -> Result<(), Nonsense> {
         let (head, inline) = Heavy::split(&bytes[body.clone()]).ok_or(Nonsense)?;
         let count = head.count as usize;
-        if self.lines.all.get(client).is_some_and(|line| line.fds.len() < count) {
+        // Those of an item that was given up before its frame could be written.
+        let given_up = |line: &Line| line.fds.front().is_some_and(|ahead| ahead.id != head.id);
+        let line = self.lines.all.get_mut(client).ok_or(Nonsense)?;
+        while given_up(line) {
+            line.fds.pop_front();
+        }
+        if line.fds.len() < count {
             // They were sent before the frame was written.
-            self.read_notes(client, MOST_OWED, count)?;
+            self.read_notes(client, MOST_OWED, Some((head.id, count)))?;
         }
         let line = self.lines.all.get_mut(client).ok_or(Nonsense)?;
-        if line.fds.len() < count || (head.filed > 0 && count == 0) {
+        let is_whole =
+            line.fds.len() >= count && line.fds.iter().take(count).all(|ahead| ahead.id == head.id);
+        if !is_whole || (head.filed > 0 && count == 0) {
             return Err(Nonsense);
         }
         let units = self.capacity.units_of(head.filed.max(inline.len() as u64));
-        let came: Result<Vec<Handle>, i32> = line.fds.drain(..count).map(|fd| fd.map(Arc::new)).collect();
-        let verdict = match came {
-            Ok(mut handles) => {
-                // Who maps it must not be ended by who cuts it short.
-                if head.filed > 0 && !is_sealed(&handles[0], head.filed).unwrap_or(false) {
-                    return Err(Nonsense);
-                }
-                let body = if head.filed > 0 {
-                    Body::File(handles.remove(0), head.filed)
-                } else {
-                    Body::Bytes(Arc::clone(bytes), body.end - inline.len()..body.end)
-                };
-                self.state.arrived(client, Item { body, handles, number: 0, ours: false, units })?;
-                0
+        let came: Result<Vec<(OwnedFd, Held)>, i32> = line.fds.drain(..count).map(|ahead| ahead.fd).collect();
+        // Who maps it must not be ended by who cuts it short.
+        if let Ok(came) = &came
+            && head.filed > 0
+            && !is_sealed(&came[0].0, head.filed).unwrap_or(false)
+        {
+            return Err(Nonsense);
+        }
+        let verdict = came.as_ref().map_or_else(|errno| errno.unsigned_abs() + 1, |_| fate::TAKEN);
+        let fate = line.lane.decide(head.place as usize, verdict);
+        match came {
+            Ok(came) if fate == fate::TAKEN => {
+                let inline = body.end - inline.len()..body.end;
+                self.state.arrived(client, heavy_item(came, head.filed, bytes, inline, units))?;
             }
-            Err(errno) => {
-                self.state.refused(client, units)?;
-                u64::from(errno.unsigned_abs())
-            }
-        };
-        self.lines.answer(client, head.id, verdict);
+            _ => self.state.refused(client, units)?,
+        }
+        self.lines.answer(client, head.id, u64::from(verdict - 1));
         Ok(())
     }
 
-    /// Reads at most so many notes, or until so many descriptors are there. What they ask is heeded when all frames have been
-    /// understood that were written before.
-    fn read_notes(&mut self, client: ClientId, most: usize, fds_due: usize) -> Result<(), Nonsense> {
+    /// Reads at most so many notes, or until so many descriptors of one item are there. What they ask is heeded when all frames
+    /// have been understood that were written before.
+    fn read_notes(
+        &mut self,
+        client: ClientId,
+        most: usize,
+        due: Option<(u32, usize)>,
+    ) -> Result<(), Nonsense> {
         for _ in 0..most {
             let Some(line) = self.lines.all.get_mut(client) else { return Ok(()) };
-            if line.fds.len() >= fds_due {
+            if due.is_some_and(|(_, count)| line.fds.len() >= count) {
                 break;
             }
-            if line.outbox.len() > MOST_OWED {
+            if line.outbox.len() > MOST_OWED || line.fds.len() > 2 * MOST_OWED {
                 return Err(Nonsense);
             }
             let (mut bytes, mut fds) = ([0; Note::SIZE], Vec::new());
@@ -161,19 +176,22 @@ impl Desk {
             let note = Note::from_bytes(&bytes[..received.len]).ok_or(Nonsense)?;
             match note.word {
                 Word::Knock => {}
+                // Of one that was given up.
+                Word::Fds if due.is_some_and(|(id, _)| id != note.id) => {}
                 Word::Fds => {
                     let due = usize::try_from(note.value).map_err(|_| Nonsense)?;
                     if due > socket::AT_ONCE || fds.len() > due {
                         return Err(Nonsense);
                     }
                     let missing = due - fds.len();
-                    line.fds.extend(fds.into_iter().map(Ok));
-                    line.fds.extend((0..missing).map(|_| Err(EMFILE)));
+                    let held = |fd| Held::take(Purpose::Items, 1).map(|held| (fd, held)).ok_or(EDQUOT);
+                    let fds = fds.into_iter().map(held).chain((0..missing).map(|_| Err(EMFILE)));
+                    line.fds.extend(fds.map(|fd| Ahead { id: note.id, fd }));
                 }
                 Word::Want | Word::Ask | Word::Withdraw => self.asked.push_back((client, note)),
+                // Where there is no place for it, whoever has the other end finds it closed.
                 Word::Door => match fds.pop() {
-                    Some(door) => self.opened.push(door),
-                    // Whoever has the other end finds it closed.
+                    Some(door) => self.opened.extend(Held::take(Purpose::Guests, 1).map(|held| (door, held))),
                     None if received.fds_lost => {}
                     None => return Err(Nonsense),
                 },
@@ -346,4 +364,38 @@ impl Desk {
             self.state.want(client, line.asks());
         }
     }
+}
+
+/// A client's large item. Files that are not too large are copied when descriptors are scarce.
+fn heavy_item(
+    came: Vec<(OwnedFd, Held)>,
+    filed: u64,
+    bytes: &Arc<Vec<u8>>,
+    inline: Range<usize>,
+    units: u32,
+) -> Item {
+    let (mut handles, held): (Vec<Handle>, Vec<Held>) =
+        came.into_iter().map(|(fd, held)| (Arc::new(fd), held)).unzip();
+    let mut held = held.into_iter().reduce(Held::and);
+    let body = if filed == 0 {
+        Body::Bytes(Arc::clone(bytes), inline)
+    } else if let Some(copy) = held
+        .as_ref()
+        .filter(|held| held.is_scarce() && filed <= COPIED && handles.len() == 1)
+        .and_then(|_| copy_of(&handles[0], filed))
+    {
+        handles.clear();
+        held = None;
+        let all = 0..copy.len();
+        Body::Bytes(Arc::new(copy), all)
+    } else {
+        Body::File(handles.remove(0), filed)
+    };
+    Item { body, handles, number: 0, ours: false, units, held: held.map(Arc::new) }
+}
+
+fn copy_of(file: &Handle, len: u64) -> Option<Vec<u8>> {
+    let mut copy = vec![0; usize::try_from(len).ok()?];
+    memory::read_from(file, &mut copy).ok()?;
+    Some(copy)
 }

@@ -6,7 +6,7 @@ use std::io;
 /// Why an item was not put; it has the value.
 #[non_exhaustive]
 pub enum PutError<T> {
-    /// There was no room in time.
+    /// There was no room in time, or the host did not take the item in time.
     Full(T),
     /// The queue has been closed.
     Closed(T),

@@ -70,8 +70,8 @@ impl Host {
         let led = desk.led;
         desk.settle(led);
         let opened = std::mem::take(&mut desk.opened);
-        for door in opened {
-            let _ = self.open_door(&mut desk, door);
+        for (door, held) in opened {
+            let _ = self.open_door(&mut desk, door, Some(held));
         }
         self.ring(&mut desk);
     }
@@ -340,6 +340,7 @@ impl Source for Host {
     fn on_deadline(&self, _: u64) {
         let mut desk = self.desk();
         desk.lines.alarmed = false;
+        desk.lines.all.values_mut().for_each(|line| line.rests = false);
         self.finish(desk);
     }
 }

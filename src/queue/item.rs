@@ -1,5 +1,6 @@
 //! One item on its way, and the frames and notes in which host and users of a queue speak of it.
 
+use super::quota::Held;
 use procession_worker::ipc::handoff::Handle;
 use procession_worker::sys::memory::{self, Lent};
 use procession_worker::wire::kept::{keep, kept};
@@ -34,6 +35,9 @@ pub(super) struct Item {
     pub(super) ours: bool,
     /// How much of the queue's capacity it takes.
     pub(super) units: u32,
+    /// The host's part of what it may keep for others.
+    #[expect(dead_code, reason = "it is given back when it is dropped")]
+    pub(super) held: Option<Arc<Held>>,
 }
 
 impl fmt::Debug for Item {
@@ -45,7 +49,8 @@ impl fmt::Debug for Item {
 impl Item {
     pub(super) fn new(bytes: Vec<u8>, handles: Vec<Handle>, units: u32) -> Self {
         let len = bytes.len();
-        Self { body: Body::Bytes(Arc::new(bytes), 0..len), handles, number: 0, ours: false, units }
+        let body = Body::Bytes(Arc::new(bytes), 0..len);
+        Self { body, handles, number: 0, ours: false, units, held: None }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -78,7 +83,7 @@ impl Item {
     }
 
     /// What a heavy frame says: how many descriptors come, how many bytes lie in the first of them (0: none, they follow).
-    pub(super) fn heavy_head(&self, id: u32) -> ([u8; Heavy::SIZE], Vec<Handle>, &[u8]) {
+    pub(super) fn heavy_head(&self, id: u32, place: u32) -> ([u8; Heavy::SIZE], Vec<Handle>, &[u8]) {
         let mut handles = Vec::with_capacity(self.handles.len() + 1);
         let (filed, inline): (u64, &[u8]) = match &self.body {
             Body::File(file, len) => {
@@ -89,7 +94,7 @@ impl Item {
         };
         handles.extend(self.handles.iter().cloned());
         let count = u32::try_from(handles.len()).unwrap_or(u32::MAX);
-        (Heavy { id, count, filed, units: self.units }.to_bytes(), handles, inline)
+        (Heavy { id, count, filed, place }.to_bytes(), handles, inline)
     }
 
     /// The bytes of a light item.
@@ -108,7 +113,8 @@ pub(super) struct Heavy {
     pub(super) id: u32,
     pub(super) count: u32,
     pub(super) filed: u64,
-    pub(super) units: u32,
+    /// Up: where its fate is decided.
+    pub(super) place: u32,
 }
 
 impl Heavy {
@@ -119,7 +125,7 @@ impl Heavy {
         out[..4].copy_from_slice(&self.id.to_le_bytes());
         out[4..8].copy_from_slice(&self.count.to_le_bytes());
         out[8..16].copy_from_slice(&self.filed.to_le_bytes());
-        out[16..].copy_from_slice(&self.units.to_le_bytes());
+        out[16..].copy_from_slice(&self.place.to_le_bytes());
         out
     }
 
@@ -128,7 +134,7 @@ impl Heavy {
         let (head, rest) = payload.split_first_chunk::<{ Self::SIZE }>()?;
         let word = |at: usize| head[at..at + 4].first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
         let filed = u64::from_le_bytes(*head[8..16].first_chunk()?);
-        Some((Self { id: word(0)?, count: word(4)?, filed, units: word(16)? }, rest))
+        Some((Self { id: word(0)?, count: word(4)?, filed, place: word(16)? }, rest))
     }
 }
 
@@ -181,6 +187,12 @@ impl AsRef<[u8]> for Bytes {
             Self::Read(room) => &room.0,
         }
     }
+}
+
+/// What becomes of a large item on its way up: this, or 1 and an errno.
+pub(super) mod fate {
+    pub(in super::super) const TAKEN: u32 = 1;
+    pub(in super::super) const WITHDRAWN: u32 = u32::MAX;
 }
 
 /// Kinds of frames in a lane; both ways begin alike.

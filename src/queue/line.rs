@@ -1,6 +1,7 @@
 //! One client of a queue as its host sees it: its lane, its socket, and what is on the way to it.
 
 use super::item::{Body, INLINE, Item, Note, Word, kind, want};
+use super::quota::Held;
 use super::state::{ClientId, Lanes};
 use crate::reactor::{Interest, Watch, reactor};
 use crate::sys::EAGAIN;
@@ -36,8 +37,8 @@ pub(super) struct Line {
     /// How much of the ring up has been read, and where the ring down is written next.
     pub(super) read: u64,
     pub(super) written: u64,
-    /// Descriptors that came ahead of their items, and an errno in the place of those that did not come.
-    pub(super) fds: VecDeque<Result<OwnedFd, i32>>,
+    /// Descriptors that came ahead of their items.
+    pub(super) fds: VecDeque<Ahead>,
     /// What its socket did not take yet.
     pub(super) outbox: VecDeque<(Note, Vec<Handle>)>,
     deliveries: u32,
@@ -46,10 +47,19 @@ pub(super) struct Line {
     blocked: bool,
     pub(super) idle: bool,
     pub(super) has_bell: bool,
+    /// Descriptors could not be sent: none are, until it is time to ask the system again.
+    pub(super) rests: bool,
+    _held: Held,
+}
+
+/// A descriptor for an item, or an errno in the place of one that did not come.
+pub(super) struct Ahead {
+    pub(super) id: u32,
+    pub(super) fd: Result<(OwnedFd, Held), i32>,
 }
 
 impl Line {
-    pub(super) fn new(lane: Lane, socket: OwnedFd, watch: Watch) -> Self {
+    pub(super) fn new(lane: Lane, socket: OwnedFd, watch: Watch, held: Held) -> Self {
         Self {
             lane,
             socket,
@@ -63,6 +73,8 @@ impl Line {
             blocked: false,
             idle: false,
             has_bell: false,
+            rests: false,
+            _held: held,
         }
     }
 
@@ -109,6 +121,7 @@ impl Line {
                 Err(_) if !numbers.is_empty() => {
                     let note = *note;
                     self.outbox[0] = (note, Vec::new());
+                    self.rests = true;
                     continue;
                 }
                 _ => drop(self.outbox.pop_front()),
@@ -135,13 +148,13 @@ impl Lanes for Lines {
             if !line.outbox.is_empty() {
                 return None;
             }
-            if item.make_portable(line.spares.pop()).is_err() {
-                // No event tells that the system has descriptors or memory again.
+            if line.rests || item.make_portable(line.spares.pop()).is_err() {
+                // No event tells that the system has descriptors or memory again, or takes more on their way.
                 self.try_again = true;
                 return None;
             }
             line.deliveries = line.deliveries.wrapping_add(1);
-            let (head, handles, inline) = item.heavy_head(line.deliveries);
+            let (head, handles, inline) = item.heavy_head(line.deliveries, 0);
             for batch in handles.chunks(socket::AT_ONCE) {
                 line.send(Note::new(Word::Fds, line.deliveries, batch.len() as u64), batch.to_vec());
             }

@@ -8,6 +8,7 @@ mod host;
 mod item;
 mod lease;
 mod line;
+mod quota;
 mod state;
 mod ticket;
 
@@ -277,7 +278,10 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     /// The queue is closed or its host is gone, the value cannot be encoded, is larger than the whole queue, or has
-    /// descriptors that the host has no room for. The error has the value.
+    /// descriptors that cannot travel now or that the host has no room for. The error has the value, and the queue has not.
+    ///
+    /// Of descriptors in items that others have put, a process keeps half as many as it may open files, for all its queues: beyond
+    /// that the error is [`PutError::Io`] of the kind [`QuotaExceeded`](std::io::ErrorKind::QuotaExceeded).
     pub fn put(&self, value: T) -> Result<(), PutError<T>> {
         self.put_until(value, None)
     }
@@ -285,7 +289,8 @@ impl<T: Serialize> Queue<T> {
     /// [`put`](Self::put), but waits no longer than `limit`.
     ///
     /// # Errors
-    /// As `put`, and [`PutError::Full`].
+    /// As `put`, and [`PutError::Full`]; also when the host is stopped, and so has taken neither what fills its buffers nor, within a
+    /// second at least, an item of over 16 KiB or with descriptors.
     pub fn put_timeout(&self, value: T, limit: Duration) -> Result<(), PutError<T>> {
         self.put_until(value, Instant::now().checked_add(limit))
     }
@@ -293,7 +298,7 @@ impl<T: Serialize> Queue<T> {
     /// [`put`](Self::put) without waiting for room.
     ///
     /// # Errors
-    /// As `put`, and [`PutError::Full`].
+    /// As [`put_timeout`](Self::put_timeout).
     #[doc(alias = "put_nowait")]
     pub fn try_put(&self, value: T) -> Result<(), PutError<T>> {
         self.put_until(value, Some(Instant::now()))

@@ -15,7 +15,14 @@ pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod wait;
 
+/// How many files this process may have open.
+pub(crate) fn open_files_limit() -> usize {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    limit.map_or(1024, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
 pub(crate) use libc::{
-    E2BIG, EACCES, EAGAIN, ECANCELED, ECHILD, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR, EPERM,
-    ESRCH, ETOOMANYREFS, SIGABRT, SIGCONT, SIGINT, SIGKILL, SIGSEGV, SIGSTOP, SIGTERM, SIGXCPU, SIGXFSZ,
+    E2BIG, EACCES, EAGAIN, ECANCELED, ECHILD, EDQUOT, EINVAL, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR,
+    EPERM, ESRCH, ETOOMANYREFS, SIGABRT, SIGCONT, SIGINT, SIGKILL, SIGSEGV, SIGSTOP, SIGTERM, SIGXCPU,
+    SIGXFSZ,
 };

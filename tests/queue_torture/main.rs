@@ -4,6 +4,7 @@
 mod corners;
 mod hostile;
 mod kills;
+mod large;
 mod scarce;
 mod stopped;
 #[path = "../support/mod.rs"]

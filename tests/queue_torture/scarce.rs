@@ -9,7 +9,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 /// Takes all descriptors that this process may have.
-fn all_descriptors() -> Vec<File> {
+pub(crate) fn all_descriptors() -> Vec<File> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(400), hard).unwrap();
     std::iter::from_fn(|| File::open("/dev/null").ok()).collect()

@@ -1,11 +1,11 @@
 //! How a client puts.
 
-use super::talk::patient;
+use super::talk::{is_gone, patient};
 use super::{Client, Local};
 use crate::queue::host::NotPut;
-use crate::queue::item::{Ask, Heavy, Item, Note, Word, kind};
-use procession_worker::ipc::handoff::Handle;
-use procession_worker::ipc::lane::{Claims, Flag, RING, Way};
+use crate::queue::item::{Ask, Item, Note, Word, fate, kind};
+use crate::sys::{EDQUOT, wait};
+use procession_worker::ipc::lane::{Claims, Flag, PLACES, RING, Way};
 use procession_worker::sys::socket;
 use procession_worker::wire::frame::MAX_HEADER;
 use std::io;
@@ -15,60 +15,124 @@ use std::time::Instant;
 
 impl Client {
     pub(in super::super) fn put(&self, item: &mut Item, deadline: Option<Instant>) -> Result<(), NotPut> {
-        let heavy = item.is_heavy();
-        if heavy {
-            item.make_portable(None).map_err(NotPut::Io)?;
+        if item.is_heavy() {
+            return self.put_heavy(item, deadline);
         }
+        let bytes = item.light();
         let mut local = self.claim_room(item.units, deadline)?;
-        let id = self.next_id();
-        let (head, handles, inline) =
-            if heavy { item.heavy_head(id) } else { ([0; Heavy::SIZE], Vec::new(), item.light()) };
-        let parts: [&[u8]; 2] = if heavy { [&head, inline] } else { [inline, &[]] };
-        let length = (parts[0].len() + parts[1].len() + MAX_HEADER) as u64;
         let room;
         // A host that runs empties it at once.
-        let patient = patient(deadline);
-        (local, room) = self.wait_for_ring(local, length, patient);
+        (local, room) = self.wait_for_ring(local, (bytes.len() + MAX_HEADER) as u64, patient(deadline));
         if let Err(error) = room {
             self.unclaim(item.units);
             return Err(error);
         }
-        if heavy && let Err(error) = self.send_fds(id, &handles, patient) {
-            self.unclaim(item.units);
-            return Err(error);
-        }
-        local.up +=
-            self.lane.write_frame(Way::Up, local.up, if heavy { kind::HEAVY } else { kind::LIGHT }, parts);
+        local.up += self.lane.write_frame(Way::Up, local.up, kind::LIGHT, [bytes, &[]]);
         self.committed(&mut local);
-        if heavy {
-            self.knock();
-            // Descriptors that the host has no room for are told at once, while the value is still here.
-            let (local, answer) = self.await_answer(local, id, deadline);
-            return match answer {
-                Some(0) => Ok(()),
-                Some(errno) => {
-                    Err(NotPut::Io(io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0))))
-                }
-                None if local.gone => Err(NotPut::Gone),
-                None => Ok(()),
-            };
-        }
         Ok(())
     }
 
-    fn send_fds(&self, id: u32, handles: &[Handle], deadline: Option<Instant>) -> Result<(), NotPut> {
-        let mut deadline = deadline;
-        for batch in handles.chunks(socket::AT_ONCE) {
-            let numbers: Vec<RawFd> = batch.iter().map(AsRawFd::as_raw_fd).collect();
-            match self.say(Note::new(Word::Fds, id, batch.len() as u64), &numbers, deadline) {
-                Ok(true) => {}
-                Ok(false) => return Err(NotPut::Full),
-                Err(_) => return Err(NotPut::Gone),
+    /// The host says whether it has room for the descriptors, while the value is still here. Who does not wait for that takes the
+    /// item back, unless the host was first.
+    fn put_heavy(&self, item: &mut Item, deadline: Option<Instant>) -> Result<(), NotPut> {
+        item.make_portable(None).map_err(NotPut::Io)?;
+        let local = self.claim_room(item.units, deadline)?;
+        let patient = patient(deadline);
+        let id = self.next_id();
+        let (mut local, sent) = self.take_turn(local, patient);
+        let place = match sent {
+            Ok(place) => {
+                let sent;
+                (local, sent) = self.send_heavy(local, item, (id, place), patient);
+                local.sends = false;
+                if local.sleepers > 0 {
+                    self.changed.notify_all();
+                }
+                sent.map(|()| place)
             }
-            // Where some are, the rest must follow.
-            deadline = None;
+            Err(error) => Err(error),
+        };
+        let place = match place {
+            Ok(place) => place,
+            Err(error) => {
+                drop(local);
+                self.unclaim(item.units);
+                return Err(error);
+            }
+        };
+        let (local, answer) = self.await_answer(local, id, patient);
+        let fate = match answer {
+            Some(errno) => u32::try_from(errno.saturating_add(1)).unwrap_or(0),
+            None if local.gone => return Err(NotPut::Gone),
+            None => self.lane.decide(place, fate::WITHDRAWN),
+        };
+        match fate {
+            fate::TAKEN => Ok(()),
+            fate::WITHDRAWN => Err(NotPut::Full),
+            errno => Err(NotPut::Io(refusal(errno.wrapping_sub(1)))),
         }
-        Ok(())
+    }
+
+    /// Waits until nobody else sends a large item, and there is a place for one more.
+    fn take_turn<'a>(
+        &'a self,
+        mut local: MutexGuard<'a, Local>,
+        deadline: Option<Instant>,
+    ) -> (MutexGuard<'a, Local>, Result<usize, NotPut>) {
+        loop {
+            if local.gone {
+                return (local, Err(NotPut::Gone));
+            }
+            let free = (0..PLACES).find(|place| !local.places.values().any(|taken| taken == place));
+            if let (false, Some(place)) = (local.sends, free) {
+                local.sends = true;
+                return (local, Ok(place));
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return (local, Err(NotPut::Full));
+            }
+            if local.sends {
+                local.sleepers += 1;
+                local = wait::sleep(&self.changed, local, deadline).0;
+                local.sleepers -= 1;
+            } else {
+                // An answer frees one.
+                local = self.wait(local, deadline).0;
+            }
+        }
+    }
+
+    fn send_heavy<'a>(
+        &'a self,
+        mut local: MutexGuard<'a, Local>,
+        item: &Item,
+        (id, place): (u32, usize),
+        deadline: Option<Instant>,
+    ) -> (MutexGuard<'a, Local>, Result<(), NotPut>) {
+        let (head, handles, inline) = item.heavy_head(id, u32::try_from(place).unwrap_or(0));
+        for batch in handles.chunks(socket::AT_ONCE) {
+            drop(local);
+            let numbers: Vec<RawFd> = batch.iter().map(AsRawFd::as_raw_fd).collect();
+            let said = self.say(Note::new(Word::Fds, id, batch.len() as u64), &numbers, deadline);
+            local = self.local();
+            match said {
+                Ok(true) => {}
+                Ok(false) => return (local, Err(NotPut::Full)),
+                Err(error) if is_gone(&error) => return (local, Err(NotPut::Gone)),
+                Err(error) => return (local, Err(NotPut::Io(error))),
+            }
+        }
+        let length = (head.len() + inline.len() + MAX_HEADER) as u64;
+        let room;
+        (local, room) = self.wait_for_ring(local, length, deadline);
+        if room.is_ok() {
+            self.lane.open_place(place);
+            local.places.insert(id, place);
+            local.up += self.lane.write_frame(Way::Up, local.up, kind::HEAVY, [&head, inline]);
+            self.committed(&mut local);
+            self.knock();
+        }
+        (local, room)
     }
 
     /// What was written is finished; the host hears of it if it wants to, or if the ring fills up.
@@ -179,5 +243,16 @@ impl Client {
                 return (local, Err(NotPut::Full));
             }
         }
+    }
+}
+
+/// Why the host has not taken a large item.
+fn refusal(errno: u32) -> io::Error {
+    match i32::try_from(errno) {
+        Ok(EDQUOT) => io::Error::new(
+            io::ErrorKind::QuotaExceeded,
+            "the queue's process keeps as many descriptors in items as it may, half of its limit on open files; take items out, or raise the limit (ulimit -n)",
+        ),
+        errno => io::Error::from_raw_os_error(errno.unwrap_or(0)),
     }
 }

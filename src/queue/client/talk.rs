@@ -92,8 +92,12 @@ impl Client {
             }
             Word::Bell => local.bell = fds.pop().map(File::from),
             Word::Answer if note.id == 0 => local.overs += u64::from(note.value == want::OVER),
-            Word::Answer if local.unwanted.remove(&note.id) => {}
-            Word::Answer => drop(local.answers.insert(note.id, note.value)),
+            Word::Answer => {
+                local.places.remove(&note.id);
+                if !local.unwanted.remove(&note.id) {
+                    local.answers.insert(note.id, note.value);
+                }
+            }
             _ => {}
         }
     }
@@ -158,6 +162,12 @@ impl Client {
             }
         }
     }
+}
+
+/// Does it say that nobody is there any more?
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
 
 /// The deadline, but time enough for a host that runs to answer.

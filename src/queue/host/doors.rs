@@ -4,6 +4,7 @@ use super::{DOOR, Host};
 use crate::queue::desk::{Desk, DoorId};
 use crate::queue::item::{Note, Word};
 use crate::queue::line::Line;
+use crate::queue::quota::{Held, Purpose};
 use crate::reactor::{Interest, Source, reactor};
 use crate::sys::bell::Bell;
 use procession_worker::ipc::lane::{Flag, Lane};
@@ -17,17 +18,17 @@ impl Host {
     /// A ticket: whoever has it may come, and it may be used more than once.
     pub(in super::super) fn ticket(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = socket::pair()?;
-        self.open_door(&mut self.desk(), ours)?;
+        self.open_door(&mut self.desk(), ours, None)?;
         Ok(theirs)
     }
 
-    pub(super) fn open_door(&self, desk: &mut Desk, door: OwnedFd) -> io::Result<()> {
+    pub(super) fn open_door(&self, desk: &mut Desk, door: OwnedFd, held: Option<Held>) -> io::Result<()> {
         let Some(me) = self.me.upgrade() else { return Ok(()) };
         let reactor = reactor()?;
         desk.doors.try_insert_with_key(|id| {
             let watch =
                 reactor.add(&door, Interest::Read, me as Arc<dyn Source>, DOOR | id.data().as_ffi())?;
-            Ok::<_, io::Error>((door, watch))
+            Ok::<_, io::Error>((door, watch, held))
         })?;
         desk.state.door_opened();
         Ok(())
@@ -36,7 +37,7 @@ impl Host {
     /// Somebody comes by a ticket, or nobody has it any more.
     pub(super) fn at_door(&self, desk: &mut Desk, id: DoorId) {
         loop {
-            let Some((door, _)) = desk.doors.get(id) else { return };
+            let Some((door, ..)) = desk.doors.get(id) else { return };
             let (mut bytes, mut fds) = ([0; Note::SIZE], Vec::new());
             match socket::receive(door, &mut bytes, &mut fds, false) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -50,7 +51,7 @@ impl Host {
                     }
                 }
                 _ => {
-                    if let (Some((door, watch)), Ok(reactor)) = (desk.doors.remove(id), reactor()) {
+                    if let (Some((door, watch, _held)), Ok(reactor)) = (desk.doors.remove(id), reactor()) {
                         reactor.remove(watch, &door);
                         desk.state.door_closed();
                     }
@@ -63,12 +64,15 @@ impl Host {
     fn admit(&self, desk: &mut Desk, socket: OwnedFd, lane: OwnedFd) -> io::Result<()> {
         let Some(me) = self.me.upgrade() else { return Ok(()) };
         let lane = Lane::open(lane)?;
+        let Some(held) = Held::take(Purpose::Guests, 2) else {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        };
         let client = desk.state.enter();
         let watch = reactor().and_then(|reactor| {
             reactor.add(&socket, Interest::Read, me as Arc<dyn Source>, client.data().as_ffi())
         });
         let watch = watch.inspect_err(|_| desk.state.leave(client))?;
-        let mut line = Line::new(lane, socket, watch);
+        let mut line = Line::new(lane, socket, watch, held);
         if let Some(bell) = self.bell().and_then(|bell| bell.share().ok()) {
             line.send(Note::new(Word::Bell, 0, 0), vec![Arc::new(bell)]);
             line.has_bell = true;

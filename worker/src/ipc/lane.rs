@@ -15,11 +15,15 @@ pub const RING: u64 = 64 * 1024;
 /// How many items of one process may be in the middle of a `get` at one time.
 pub const HANDS: usize = 64;
 
+/// How many large items of one process may be on their way at one time.
+pub const PLACES: usize = 64;
+
 const MAGIC: u64 = u64::from_le_bytes(*b"prolane1");
 const AT_MAGIC: usize = 0;
 const AT_CLAIMS: usize = 64;
 const AT_FLAGS: usize = 448;
 const AT_HANDS: usize = 2048;
+const AT_PLACES: usize = 3072;
 const AT_RINGS: usize = 4096;
 const SIZE: usize = AT_RINGS + 2 * RING as usize;
 
@@ -259,6 +263,23 @@ impl Lane {
         hands.map(|hand| self.map.half(AT_HANDS + 64 + 4 * hand).load(Relaxed)).collect()
     }
 
+    // ---- places ---------------------------------------------------------------------------------------------------
+
+    fn place(&self, place: usize) -> &AtomicU32 {
+        self.map.half(AT_PLACES + 4 * (place % PLACES))
+    }
+
+    /// The client sends a large item, of which nothing is decided yet.
+    pub fn open_place(&self, place: usize) {
+        self.place(place).store(0, SeqCst);
+    }
+
+    /// What becomes of it is decided once, by whoever is first: the host takes it in, or its sender takes it back. What was
+    /// decided, by either.
+    pub fn decide(&self, place: usize, fate: u32) -> u32 {
+        self.place(place).compare_exchange(0, fate, SeqCst, SeqCst).map_or_else(|other| other, |_| fate)
+    }
+
     // ---- rings ----------------------------------------------------------------------------------------------------
 
     /// How many bytes have been put into a ring, ever.
@@ -459,6 +480,17 @@ mod tests {
         });
         assert_eq!(taken.len() as u32 + kept, COUNT);
         assert!(taken.iter().enumerate().all(|(at, number)| *number == first.wrapping_add(at as u32)));
+    }
+
+    #[test]
+    fn a_place_is_decided_once() {
+        let lane = Lane::create().unwrap();
+        for place in 0..PLACES {
+            assert_eq!((lane.decide(place, 5), lane.decide(place, 6)), (5, 5));
+            lane.open_place(place);
+            assert_eq!(lane.decide(place, 7), 7);
+        }
+        assert!(lane.hands().is_empty() && lane.committed(Way::Up) == 0);
     }
 
     #[test]
