@@ -281,7 +281,7 @@ fn items_that_nobody_takes_leave_the_host_half_of_its_descriptors() {
         assert!(after <= before + put + 10, "{after}, {before} before");
         Process::new(crowd, (files.clone(),)).start().unwrap().join().unwrap();
         poll("bounded", SOON, || open() <= before + LIMIT / 2 + 5);
-        while files.len() > 0 {
+        while !files.is_empty() {
             drop(files.get().unwrap());
         }
         poll("given back", SOON, || open() <= before + 5);
