@@ -28,8 +28,8 @@ fn ours(dir: &str) -> Vec<String> {
 
 fn queue(n: u64) {
     let queue = Queue::new();
-    queue.put(vec![1_u8; if n % 10 == 0 { 20_000 } else { 10 }]).unwrap();
-    if n % 2 == 0 {
+    queue.put(vec![1_u8; if n.is_multiple_of(10) { 20_000 } else { 10 }]).unwrap();
+    if n.is_multiple_of(2) {
         queue.get().unwrap();
     }
 }
@@ -39,7 +39,7 @@ fn travelling_queue(n: u64) {
     let (outer, inner) = (Queue::new(), Queue::new());
     inner.put(n).unwrap();
     outer.put(inner).unwrap();
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         let inner: Queue<u64> = outer.get().unwrap();
         assert_eq!(inner.get().unwrap(), n);
     }
@@ -56,7 +56,7 @@ fn event(_: u64) {
 fn connection(n: u64) {
     let (one, other) = duplex::<u64, u64>().unwrap();
     one.send(n).unwrap();
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         assert_eq!(other.recv().unwrap(), Some(n));
     }
 }
@@ -88,9 +88,12 @@ fn entered_queues(_: u64) {
     assert_eq!(child.join().unwrap(), 500 * 499 / 2);
 }
 
+/// What it is, how often, and once of it.
+type Cell = (&'static str, u64, fn(u64));
+
 #[test]
 fn what_comes_and_goes_by_the_thousand_leaves_nothing() {
-    let all: [(&str, u64, fn(u64)); 8] = [
+    let all: [Cell; 8] = [
         ("queue", MANY, queue),
         ("travelling queue", MANY, travelling_queue),
         ("queues that others enter", 20, entered_queues),

@@ -72,7 +72,7 @@ type Items = Queue<(u64, Vec<u8>)>;
 fn put(items: Items) -> u64 {
     let _storm = Storm::begin();
     for n in 1..=ROUNDS {
-        items.put((n, vec![1; if n % 50 == 0 { 20_000 } else { 10 }])).unwrap();
+        items.put((n, vec![1; if n.is_multiple_of(50) { 20_000 } else { 10 }])).unwrap();
     }
     ROUNDS * (ROUNDS + 1) / 2
 }
