@@ -2,7 +2,7 @@
 
 use crate::scarce::all_descriptors;
 use crate::support::{poll, robust};
-use crate::{MINUTE, SHORT, SOON, pause, random, signal, slay};
+use crate::{MINUTE, SHORT, SOON, pause, random, signal, slay, stop};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setuid};
@@ -34,7 +34,7 @@ fn what_a_stopped_host_has_not_taken_comes_back_to_its_putter() {
         let host = Process::new(host_large, (out.clone(),)).start().unwrap();
         let queue = out.get().unwrap();
         queue.put(large(0)).unwrap();
-        signal(&host, Signal::SIGSTOP);
+        stop(&host);
         let begin = Instant::now();
         match queue.put_timeout(large(1), SHORT) {
             Err(PutError::Full(value)) => assert_eq!(value, large(1)),
@@ -63,7 +63,7 @@ fn many_that_give_up_at_a_stopped_host_leave_places_for_others() {
         let host = Process::new(host_many, (out.clone(),)).start().unwrap();
         let queue = out.get().unwrap();
         queue.put(large(0)).unwrap();
-        signal(&host, Signal::SIGSTOP);
+        stop(&host);
         std::thread::scope(|scope| {
             for n in 0..100 {
                 let queue = &queue;
@@ -157,7 +157,8 @@ fn what_a_host_had_no_descriptor_for_comes_when_it_has_one() {
 /// As many descriptors on their way as a user may have, until this is dropped. The kernel asks this of whom it does not trust.
 fn fill_the_road() -> (OwnedFd, OwnedFd) {
     if Uid::effective().is_root() {
-        setuid(Uid::from_raw(65_534)).unwrap();
+        // A user whom nobody else is.
+        setuid(Uid::from_raw(100_000 + std::process::id())).unwrap();
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(300), hard).unwrap();
@@ -176,7 +177,8 @@ fn put_on_a_full_road(queue: Large) {
     }
     queue.put((2, vec![])).unwrap();
     drop(road);
-    queue.put(large(3)).unwrap();
+    // Others of the same user may have theirs.
+    poll("room", SOON, || queue.put(large(3)).is_ok());
 }
 
 #[test]

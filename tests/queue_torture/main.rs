@@ -24,6 +24,17 @@ fn signal<R>(child: &Child<R>, signal: Signal) {
     let _ = kill(Pid::from_raw(i32::try_from(child.pid()).unwrap()), signal);
 }
 
+/// SIGSTOP; returns when each of its threads has stopped.
+fn stop<R>(child: &Child<R>) {
+    signal(child, Signal::SIGSTOP);
+    support::poll("stopped", SOON, || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.pid())).unwrap().flatten();
+        threads
+            .map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default())
+            .all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't'])))
+    });
+}
+
 /// SIGKILL; returns when it is dead.
 fn slay<R>(child: &Child<R>) {
     child.kill().unwrap();

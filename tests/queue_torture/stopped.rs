@@ -1,7 +1,7 @@
 //! SIGSTOP at either side: deadlines hold, and nobody else waits.
 
 use crate::support::{poll, robust};
-use crate::{MINUTE, SHORT, SOON, signal, slay};
+use crate::{MINUTE, SHORT, SOON, signal, slay, stop};
 use nix::sys::signal::Signal;
 use procession::{GetError, Process, PutError, Queue};
 use std::time::Instant;
@@ -24,7 +24,7 @@ fn a_stopped_host_keeps_nobody_from_entering_another_queue() {
             poll("sent", SOON, || hub.len() == 1);
             host
         });
-        signal(&hosts[0], Signal::SIGSTOP);
+        stop(&hosts[0]);
         std::thread::scope(|scope| {
             let (entered, stuck) = std::sync::mpsc::channel();
             let hub = &stopped;
@@ -68,7 +68,7 @@ fn a_stopped_host_keeps_nobody_beyond_his_deadline() {
         let child = Process::new(host_elsewhere, (out.clone(),)).start().unwrap();
         let (empty, full) = out.get().unwrap();
         assert!(matches!(empty.try_get(), Err(GetError::Empty)));
-        signal(&child, Signal::SIGSTOP);
+        stop(&child);
         let begin = Instant::now();
         assert!(matches!(empty.try_get(), Err(GetError::Empty)));
         assert!(matches!(empty.get_timeout(SHORT), Err(GetError::Empty)));
