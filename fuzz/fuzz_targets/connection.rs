@@ -1,26 +1,35 @@
-//! Any packets and streams at the end of a connection: each is a message or an error, and then comes the end.
+//! Any packets and files at the end of a connection: each is a message or an error, and then comes the end.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use procession_worker::sys::socket;
+use procession_worker::sys::{memory, socket};
 use procession_worker::wire::connection::{ReceiveTrouble, pair};
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-fuzz_target!(|packets: Vec<(Vec<u8>, Option<Vec<u8>>)>| {
+fuzz_target!(|packets: Vec<(Vec<u8>, Option<(Vec<u8>, u8)>)>| {
     let (ours, theirs) = pair().unwrap();
     let mut open = Vec::new();
-    for (packet, stream) in packets.iter().filter(|(packet, _)| !packet.is_empty()).take(20) {
-        let sent = match stream {
+    for (packet, long) in packets.iter().filter(|(packet, _)| !packet.is_empty()).take(20) {
+        let sent = match long {
             None => socket::send(&theirs, packet, &[], false),
-            Some(bytes) => {
-                let (near, far) = socket::stream_pair().unwrap();
-                let _ = socket::write(&near, bytes, false);
-                // Some stay open, so that the rest is waited for.
-                if bytes.len() % 2 == 0 {
-                    open.push(near);
+            Some((bytes, how)) => {
+                let file = File::from(memory::unsealed_memfd(c"fuzz").unwrap());
+                memory::put_into(&file, 0, bytes).unwrap();
+                let (stub, label) = socket::pair().unwrap();
+                let fds = [file.as_raw_fd(), label.as_raw_fd(), label.as_raw_fd()];
+                for _ in 0..how & 3 {
+                    socket::send(&stub, &[0], &fds[..1], false).unwrap();
                 }
-                socket::send(&theirs, packet, &[far.as_raw_fd()], false)
+                // Some are taken back, and some stubs stay.
+                if how & 4 != 0 {
+                    socket::hear_no_more(&stub);
+                }
+                if how & 8 != 0 {
+                    open.push(stub);
+                }
+                socket::send(&theirs, packet, if how & 16 == 0 { &fds[..2] } else { &fds }, false)
             }
         };
         if sent.is_err() {

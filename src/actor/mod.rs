@@ -226,8 +226,7 @@ impl Line {
                 let error = handoff::HandoffError::Lost(errno);
                 Err(TaskError::Decode(Codec::new(Half::Result, error)))
             }
-            Ok(None)
-            | Err(ReceiveTrouble::Torn | ReceiveTrouble::TooLong { .. } | ReceiveTrouble::Nonsense) => {
+            Ok(None) | Err(ReceiveTrouble::TooLong { .. } | ReceiveTrouble::Nonsense) => {
                 self.trouble(SendTrouble::Closed)
             }
         }

@@ -71,11 +71,12 @@ impl<T> Sender<T> {
     /// Sends one message; waits for room when the receiver is slow.
     ///
     /// Some messages of less than 64 KiB fit into the connection, until they take up about 200 KiB; for a longer one this waits until
-    /// the receiver has read (nearly) all of it. A message arrives whole or not at all, whoever is killed.
+    /// a receiver has taken it, and until then it needs its length once more in memory. A message arrives whole or not at all, whoever
+    /// is killed.
     ///
     /// # Errors
-    /// No receiver is left; the value cannot be encoded; the receiver gave the message up in the middle; or what the system says. The
-    /// error has the value, and nothing of it has arrived.
+    /// No receiver is left; the value cannot be encoded; the receiver did not take the message; or what the system says. The error
+    /// has the value, and nothing of it has arrived.
     pub fn send(&self, value: T) -> Result<(), SendError<T>>
     where
         T: Serialize,
@@ -86,7 +87,7 @@ impl<T> Sender<T> {
     /// [`send`](Self::send) within a time limit.
     ///
     /// # Errors
-    /// As `send`, or [`SendErrorKind::Full`] at the limit: then, too, nothing of it arrives, though it was begun.
+    /// As `send`, or [`SendErrorKind::Full`] at the limit: then, too, nothing of it arrives.
     pub fn send_timeout(&self, value: T, limit: Duration) -> Result<(), SendError<T>>
     where
         T: Serialize,
@@ -94,7 +95,8 @@ impl<T> Sender<T> {
         self.send_until(value, Instant::now().checked_add(limit))
     }
 
-    /// [`send`](Self::send) if there is room at once. A message of 64 KiB and more is long: see [`send`](Self::send).
+    /// [`send`](Self::send) if there is room at once. For a message of 64 KiB and more there is only if a receiver takes it this instant:
+    /// give it a time limit instead.
     ///
     /// # Errors
     /// As `send`, or [`SendErrorKind::Full`].
@@ -146,8 +148,8 @@ impl<T> Receiver<T> {
     /// Receives the next message; `None` when all have been received and no sender is left.
     ///
     /// # Errors
-    /// It is no `T`, or its descriptors found no place here: then it is gone, and the next one is as good as ever.
-    /// [`RecvError::Torn`]: the last sender died, or gave up, in the middle of a long message. Or what the system says.
+    /// It is no `T`, or its descriptors found no place here: then it is gone, and the next one is as good as ever. Or what the
+    /// system says.
     pub fn recv(&self) -> Result<Option<T>, RecvError>
     where
         T: DeserializeOwned,
@@ -158,8 +160,7 @@ impl<T> Receiver<T> {
     /// [`recv`](Self::recv) within a time limit.
     ///
     /// # Errors
-    /// As `recv`, or [`RecvError::Empty`] at the limit. If half of a long message has come by then, it is kept, and the next call
-    /// goes on with it.
+    /// As `recv`, or [`RecvError::Empty`] at the limit. No message is ever begun and not finished.
     pub fn recv_timeout(&self, limit: Duration) -> Result<Option<T>, RecvError>
     where
         T: DeserializeOwned,

@@ -29,8 +29,8 @@ pub enum SendErrorKind {
     Full,
     /// The value cannot be encoded: what it said.
     Encode(Arc<str>),
-    /// The receiver gave it up in the middle: it was too long for it, its process has too many open files for what goes with
-    /// the message, or the one of its several holders that read it has died.
+    /// A receiver has seen it and did not take it: it was too long for it, its process has too many open files for what goes with
+    /// the message or no memory for it, or the one of its several holders that was about to take it has died.
     Refused,
     /// What the system said: an errno.
     System(i32),
@@ -60,7 +60,7 @@ impl fmt::Display for SendErrorKind {
             Self::Full => f.write_str("no room for the message within the time limit; is its receiver stuck?"),
             Self::Encode(text) => write!(f, "cannot encode the message: {text}"),
             Self::Refused => f.write_str(
-                "the receiver gave the message up in the middle: too long for it, or it can open no more files (ulimit -n)",
+                "the receiver did not take the message: too long for it, or it can open no more files (ulimit -n)",
             ),
             Self::System(errno) => system(f, "cannot send the message", *errno),
         }
@@ -99,11 +99,9 @@ impl<T> From<SendError<T>> for io::Error {
 pub enum RecvError {
     /// None was there within the time limit.
     Empty,
-    /// The last sender died, or gave up, in the middle of a long message. Told once; then the connection is closed.
-    Torn,
     /// One came that cannot be decoded as what it should be; it is gone.
     Decode(Arc<str>),
-    /// One came, but its descriptors found no place in this process, an errno says why; it is gone.
+    /// One came, but it, or its descriptors, found no place in this process, an errno says why; it is gone.
     NoPlace(i32),
     /// One came that is longer than the buffer given for it.
     TooShort {
@@ -131,7 +129,6 @@ impl From<ReceiveTrouble> for RecvError {
     fn from(trouble: ReceiveTrouble) -> Self {
         match trouble {
             ReceiveTrouble::Late => Self::Empty,
-            ReceiveTrouble::Torn => Self::Torn,
             ReceiveTrouble::NoPlace(errno) => Self::NoPlace(errno),
             ReceiveTrouble::TooLong { length, .. } => Self::TooLong { length },
             ReceiveTrouble::Nonsense => Self::Nonsense,
@@ -144,9 +141,8 @@ impl fmt::Display for RecvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("no message within the time limit"),
-            Self::Torn => f.write_str("the sender ended in the middle of a message"),
             Self::Decode(text) => write!(f, "cannot decode the message: {text}"),
-            Self::NoPlace(errno) => system(f, "the message's descriptors did not arrive", *errno),
+            Self::NoPlace(errno) => system(f, "the message or its descriptors did not arrive", *errno),
             Self::TooShort { message } => {
                 write!(
                     f,
@@ -174,7 +170,6 @@ impl From<RecvError> for io::Error {
     fn from(error: RecvError) -> Self {
         match error {
             RecvError::Empty => io::ErrorKind::TimedOut.into(),
-            RecvError::Torn => io::ErrorKind::UnexpectedEof.into(),
             RecvError::System(errno) => Self::from_raw_os_error(errno),
             other => Self::other(other),
         }

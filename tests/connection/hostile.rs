@@ -1,15 +1,13 @@
 //! A peer that speaks for itself: whatever it sends, we go on.
 
+use crate::LIMIT;
 use crate::support::robust;
-use crate::{LIMIT, MOMENT};
 use procession::{Receiver, RecvError, SendErrorKind, Sender, pipe};
-use procession_worker::sys::socket;
+use procession_worker::sys::{memory, socket};
 use proptest::prelude::*;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 const TERA: u64 = 1 << 40;
 
@@ -26,11 +24,13 @@ fn raw<T>(sender: &Sender<T>, bytes: &[u8], fds: &[&dyn AsFd]) {
     socket::send(sender, bytes, &numbers, true).unwrap();
 }
 
-/// Begins a long message; the rest goes into the stream.
-fn begin<T>(sender: &Sender<T>, length: u64, handles: u64) -> UnixStream {
-    let (near, far) = socket::stream_pair().unwrap();
-    raw(sender, &long_head(length, handles), &[&far]);
-    UnixStream::from(near)
+/// A long message that says what it likes: its file, and the stub of its label.
+fn post<T>(sender: &Sender<T>, length: u64, handles: u64, body: &[u8]) -> (File, OwnedFd) {
+    let mut file = File::from(memory::unsealed_memfd(c"a-lie").unwrap());
+    file.write_all(body).unwrap();
+    let (stub, label) = socket::pair().unwrap();
+    raw(sender, &long_head(length, handles), &[&file, &label]);
+    (file, stub)
 }
 
 fn usable(sender: &Sender<Vec<u8>>, receiver: &Receiver<Vec<u8>>) {
@@ -39,46 +39,23 @@ fn usable(sender: &Sender<Vec<u8>>, receiver: &Receiver<Vec<u8>>) {
 }
 
 #[test]
-fn half_a_message_is_kept_for_the_next_call_and_polled_for() {
-    robust(LIMIT, || {
-        let (sender, receiver) = pipe::<u8>().unwrap();
-        let mut stream = begin(&sender, 10, 0);
-        stream.write_all(b"01234").unwrap();
-        assert_eq!(receiver.recv_bytes_timeout(MOMENT), Err(RecvError::Empty));
-        sender.send_bytes(b"next").unwrap();
-        assert!(!receiver.poll(Duration::ZERO).unwrap(), "what comes next must wait");
-        assert_eq!(receiver.recv_bytes_timeout(MOMENT), Err(RecvError::Empty));
-        let (elsewhere, _there) = pipe::<Receiver<u8>>().unwrap();
-        let error = elsewhere.send(receiver).unwrap_err();
-        assert!(error.to_string().contains("half of a message"), "{error}");
-        let receiver = error.value;
-        stream.write_all(b"5678").unwrap();
-        assert!(receiver.poll(LIMIT).unwrap());
-        assert_eq!(receiver.recv_bytes_timeout(MOMENT), Err(RecvError::Empty));
-        stream.write_all(b"9").unwrap();
-        assert!(receiver.poll(LIMIT).unwrap());
-        assert_eq!(receiver.recv_bytes_timeout(LIMIT).unwrap().unwrap(), b"0123456789");
-        assert!(receiver.poll(Duration::ZERO).unwrap());
-        assert_eq!(receiver.recv_bytes().unwrap().unwrap(), b"next");
-        assert!(!receiver.poll(Duration::ZERO).unwrap());
-        elsewhere.send(receiver).unwrap();
-    });
-}
-
-#[test]
-fn a_broken_message_is_passed_over_unless_it_was_the_last() {
+fn a_message_that_is_taken_back_is_passed_over() {
     robust(LIMIT, || {
         let (sender, receiver) = pipe::<Vec<u8>>().unwrap();
-        for part in [&b""[..], b"0123"] {
-            begin(&sender, 10, 0).write_all(part).unwrap();
+        for length in [4, 10] {
+            let (file, stub) = post(&sender, length, 0, b"0123");
+            socket::hear_no_more(&stub);
+            file.set_len(0).unwrap();
             usable(&sender, &receiver);
         }
-        drop(begin(&sender, 0, 300));
+        drop(post(&sender, 4, 0, b"0123"));
         usable(&sender, &receiver);
-        begin(&sender, 10, 0).write_all(b"0123").unwrap();
-        assert_eq!(receiver.recv_timeout(MOMENT), Err(RecvError::Empty));
+        let (_file, stub) = post(&sender, 4, 0, b"0123");
+        assert_eq!(receiver.recv_bytes().unwrap().unwrap(), b"0123");
+        assert_eq!(socket::receive(&stub, &mut [0], &mut Vec::new(), false).unwrap().len, 1, "it is taken");
+        let (_file, stub) = post(&sender, 4, 0, b"0123");
+        socket::hear_no_more(&stub);
         drop(sender);
-        assert_eq!(receiver.recv_timeout(LIMIT), Err(RecvError::Torn));
         assert_eq!(receiver.recv_timeout(LIMIT), Ok(None));
     });
 }
@@ -102,6 +79,15 @@ fn nonsense_is_told_and_forgotten() {
         check(&[255; 100], &[&null, &null]);
         check(&[0; 70_000], &[&null]);
         check(&[1], &[&null]);
+        let (stub, label) = socket::pair().unwrap();
+        check(&long_head(1, 0), &[&null, &label]);
+        let file = File::from(memory::unsealed_memfd(c"a-lie").unwrap());
+        check(&long_head(1, 0), &[&file, &label]);
+        check(&long_head(0, 1), &[&file, &label]);
+        socket::send(&stub, &[0], &[null.as_raw_fd(), null.as_raw_fd()], false).unwrap();
+        check(&long_head(0, 1), &[&file, &label]);
+        check(&long_head(0, 1), &[&file, &null]);
+        check(&long_head(0, 0), &[&file, &label, &null]);
         check(&long_head(5, 0), &[]);
         check(&long_head(5, 0), &[&null]);
         check(&long_head(5, 1), &[&null]);
@@ -120,9 +106,10 @@ fn nonsense_is_told_and_forgotten() {
 fn a_false_length_costs_no_memory() {
     robust(LIMIT, || {
         let (sender, receiver) = pipe::<Vec<u8>>().unwrap();
-        let _stream = begin(&sender, TERA, 0);
-        assert_eq!(receiver.recv_timeout(MOMENT), Err(RecvError::Empty));
-        let (sender, receiver) = pipe::<Vec<u8>>().unwrap();
+        // A hole of that length.
+        let (file, _stub) = post(&sender, TERA, 0, b"0123");
+        file.set_len(TERA).unwrap();
+        assert_eq!(receiver.recv_timeout(LIMIT), Err(RecvError::Nonsense));
         for length in [TERA + 1, u64::MAX] {
             raw(&sender, &long_head(length, 0), &[&File::open("/dev/null").unwrap()]);
             assert_eq!(receiver.recv_timeout(LIMIT), Err(RecvError::TooLong { length }));
@@ -137,7 +124,7 @@ fn a_receiver_that_gives_up_is_told_to_the_sender() {
         let (sender, receiver) = pipe::<Vec<u8>>().unwrap();
         std::thread::scope(|scope| {
             let sending = scope.spawn(|| sender.send(vec![1; 4 << 20]));
-            // Takes the packet, and with it the stream, and drops both.
+            // Takes the packet, and with it the file, and drops both.
             let (mut packet, mut fds) = ([0; 64], Vec::new());
             socket::receive(&receiver, &mut packet, &mut fds, true).unwrap();
             drop(fds);
@@ -168,7 +155,7 @@ fn mischief(packets: Vec<Packet>) {
     type Value = (Vec<String>, Option<procession::Handle<File>>);
     let (sender, receiver) = pipe::<Value>().unwrap();
     let null = File::open("/dev/null").unwrap();
-    let mut streams = Vec::new();
+    let mut stubs = Vec::new();
     for (shape, mut head, body, fds) in packets {
         match shape {
             0 => raw(&sender, &head, &vec![&null as &dyn AsFd; fds]),
@@ -177,11 +164,16 @@ fn mischief(packets: Vec<Packet>) {
                 raw(&sender, &head, &vec![&null as &dyn AsFd; fds]);
             }
             _ => {
-                let length = body.len() as u64 + u64::from(head[0]) % 3;
-                let mut stream = begin(&sender, length, fds as u64 / 2);
-                stream.write_all(&body).unwrap();
+                let length = (body.len() as u64 + u64::from(head[0]) % 3).saturating_sub(1);
+                let (file, stub) = post(&sender, length, fds as u64 / 2, &body);
+                if head[0] % 7 == 0 {
+                    file.set_len(0).unwrap();
+                }
+                if head[0] % 5 == 0 {
+                    socket::hear_no_more(&stub);
+                }
                 if shape == 3 {
-                    streams.push(stream);
+                    stubs.push(stub);
                 }
             }
         }
@@ -189,7 +181,7 @@ fn mischief(packets: Vec<Packet>) {
     for _ in 0..12 {
         let _ = receiver.try_recv();
     }
-    drop((sender, streams));
+    drop((sender, stubs));
     while !matches!(receiver.recv_timeout(LIMIT), Ok(None)) {}
 }
 

@@ -2,7 +2,7 @@
 
 use crate::support::robust;
 use crate::{LIMIT, MOMENT, pattern};
-use procession::{Process, RecvError, pipe};
+use procession::{Connection, Process, Receiver, RecvError, SendErrorKind, Sender, duplex, pipe};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -41,7 +41,7 @@ fn each_message_goes_whole_to_one_receiver() {
                     scope.spawn(move || {
                         let mut seen = Vec::new();
                         loop {
-                            // One of them is always in a hurry, and leaves halves to the others.
+                            // One of them is always in a hurry.
                             let next = if which == 0 { receiver.try_recv() } else { receiver.recv() };
                             match next {
                                 Ok(Some((number, bytes))) => {
@@ -91,6 +91,114 @@ fn a_long_message_under_way_keeps_no_other_sender_waiting() {
             assert_eq!(receiver.recv().unwrap().unwrap().len(), 4 << 20);
             assert_eq!(receiver.recv().unwrap().unwrap(), [2]);
             long.join().unwrap().unwrap();
+        });
+    });
+}
+
+const LONG: usize = 200_000;
+
+/// Takes what comes within some 200 µs, for a while, and then nothing any more, with its end still open.
+fn hurried(from: &Receiver<Vec<u8>>, seed: u64) -> u64 {
+    let received = (0..200).filter(|n| {
+        match from.recv_timeout(Duration::from_micros((n * 37 + seed * 53) % 200)) {
+            Ok(Some(bytes)) => assert!(bytes == pattern(bytes.len() % 100, bytes.len())),
+            Err(RecvError::Empty) => return false,
+            other => panic!("{:?}", other.map(|bytes| bytes.map(|bytes| bytes.len()))),
+        }
+        true
+    });
+    received.count() as u64
+}
+
+fn hurried_elsewhere(from: Receiver<Vec<u8>>, line: Connection<u64, ()>) {
+    line.send(hurried(&from, 0)).unwrap();
+    // Until it is told, it holds the end.
+    assert_eq!(line.recv(), Ok(None));
+}
+
+/// Sends that many messages, each longer than a packet.
+fn pour(to: &Sender<Vec<u8>>, count: usize) {
+    (0..count).for_each(|n| to.send(pattern((LONG + n) % 100, LONG + n)).unwrap());
+}
+
+/// Whoever ran out of time keeps nothing from those who wait without a limit, in any process.
+#[test]
+fn whoever_is_in_a_hurry_takes_a_long_message_or_leaves_it() {
+    const COUNT: usize = 60;
+    robust(LIMIT, || {
+        let (sender, receiver) = pipe::<Vec<u8>>().unwrap();
+        let children: Vec<_> = (0..2)
+            .map(|_| {
+                let (here, there) = duplex().unwrap();
+                (Process::new(hurried_elsewhere, (receiver.clone(), there)).start().unwrap(), here)
+            })
+            .collect();
+        thread::scope(|scope| {
+            let in_a_hurry: Vec<_> = (1..3)
+                .map(|seed| {
+                    let receiver = receiver.clone();
+                    scope.spawn(move || hurried(&receiver, seed))
+                })
+                .collect();
+            let patient: Vec<_> = (0..2)
+                .map(|_| {
+                    let receiver = receiver.clone();
+                    scope.spawn(move || {
+                        receiver.iter().map(|bytes| assert!(bytes.unwrap().len() >= LONG)).count()
+                    })
+                })
+                .collect();
+            pour(&sender, COUNT);
+            drop(sender);
+            let mut all: u64 = children.iter().map(|(_, line)| line.recv().unwrap().unwrap()).sum();
+            all += in_a_hurry.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>();
+            all += patient.into_iter().map(|thread| thread.join().unwrap() as u64).sum::<u64>();
+            assert_eq!(all, COUNT as u64);
+        });
+        for (child, line) in children {
+            drop(line);
+            child.join().unwrap();
+        }
+    });
+}
+
+/// Sends with a limit that is often too short; how many it was told were taken.
+fn hurried_sender(to: Sender<Vec<u8>>, seed: u64) -> u64 {
+    let sent = (0..40).filter(|n| {
+        let len = LONG / 2 + *n as usize;
+        match to.send_timeout(pattern(len % 100, len), Duration::from_micros((n * 101 + seed * 53) % 1500)) {
+            Ok(()) => true,
+            Err(error) if error.kind == SendErrorKind::Full => false,
+            Err(error) => panic!("{error}"),
+        }
+    });
+    sent.count() as u64
+}
+
+#[test]
+fn what_is_sent_within_a_limit_arrives_once_and_what_is_not_never() {
+    robust(LIMIT, || {
+        let (sender, receiver) = pipe::<Vec<u8>>().unwrap();
+        let children: Vec<_> = (0..2)
+            .map(|seed| Process::new(hurried_sender, (sender.clone(), seed)).start().unwrap())
+            .collect();
+        thread::scope(|scope| {
+            let receivers: Vec<_> = (0..2)
+                .map(|_| {
+                    let receiver = receiver.clone();
+                    scope.spawn(move || {
+                        let checked = receiver.iter().map(|bytes| {
+                            let bytes = bytes.unwrap();
+                            assert!(bytes == pattern(bytes.len() % 100, bytes.len()));
+                        });
+                        checked.count() as u64
+                    })
+                })
+                .collect();
+            let sent = hurried_sender(sender, 2);
+            let sent = sent + children.into_iter().map(|child| child.join().unwrap()).sum::<u64>();
+            let received: u64 = receivers.into_iter().map(|thread| thread.join().unwrap()).sum();
+            assert_eq!(received, sent);
         });
     });
 }

@@ -78,11 +78,8 @@ impl Host {
         });
         let stays = match heard {
             Ok(Some(Some((answer, handles)))) => self.answer(number, answer, handles),
-            Err(ReceiveTrouble::Late) => {
-                // In the middle of a long call it is to be watched at another place.
-                let _ = self.crowd.add(end, number);
-                true
-            }
+            // A call that its caller has taken back.
+            Err(ReceiveTrouble::Late) => true,
             Ok(None | Some(None)) | Err(_) => false,
         };
         if !stays && let Some(end) = self.connections.remove(&number) {

@@ -1,6 +1,7 @@
 //! Memory that two processes see: read and written by value, never lent out as a reference to plain data.
 #![allow(unsafe_code, reason = "the cellar")]
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -30,6 +31,22 @@ pub fn memfd(name: &CStr, len: usize) -> io::Result<OwnedFd> {
     nix::unistd::ftruncate(&fd, size)?;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL))?;
     Ok(fd)
+}
+
+/// An empty anonymous file, to be read and written only: it may be cut short, so nobody may map it.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn unsealed_memfd(name: &CStr) -> io::Result<OwnedFd> {
+    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?)
+}
+
+/// Has it so many bytes, and memory behind each of them? A hole is a claim that costs nothing.
+pub fn holds(fd: impl AsFd, len: u64) -> bool {
+    const BLOCK: u64 = 512;
+    let at_least = |has: i64, len| u64::try_from(has).is_ok_and(|has| has >= len);
+    nix::sys::stat::fstat(&fd)
+        .is_ok_and(|stat| at_least(stat.st_size, len) && at_least(stat.st_blocks, len.div_ceil(BLOCK)))
 }
 
 /// Backs a large buffer's room with large pages, where the system has them: a page fault for every 2 MiB rather than
@@ -214,8 +231,40 @@ pub fn read_from(file: impl AsFd, bytes: &mut [u8]) -> io::Result<()> {
         match nix::sys::uio::pread(file.as_fd(), &mut bytes[done..], at) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => done += n,
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Appends the first `len` bytes of a file to `out`.
+///
+/// # Errors
+/// The file ends before, or what pread(2) says.
+pub fn read_into(file: impl AsFd, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
+    out.reserve(len);
+    use_large_pages(out);
+    let mut done = 0;
+    while done < len {
+        let at = i64::try_from(done).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let spare = out.spare_capacity_mut();
+        let most = spare.len().min(len - done);
+        // SAFETY: the buffer is `spare`, ours and at least of that length; the kernel only writes to it.
+        let n = unsafe { libc::pread(file.as_fd().as_raw_fd(), spare.as_mut_ptr().cast(), most, at) };
+        match usize::try_from(n) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                // SAFETY: the kernel has just filled these `n` bytes of the spare room.
+                unsafe { out.set_len(out.len() + n) };
+                done += n;
+            }
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
         }
     }
     Ok(())

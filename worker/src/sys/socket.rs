@@ -77,6 +77,11 @@ pub fn end(socket: impl AsFd) {
     let _ = socket::shutdown(socket.as_fd().as_raw_fd(), socket::Shutdown::Write);
 }
 
+/// Hears no more: what the peer has said by now can be received, and it cannot say anything else (EPIPE).
+pub fn hear_no_more(socket: impl AsFd) {
+    let _ = socket::shutdown(socket.as_fd().as_raw_fd(), socket::Shutdown::Read);
+}
+
 /// What came of a look into a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {

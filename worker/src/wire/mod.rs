@@ -3,10 +3,10 @@
 pub mod codec;
 pub mod connection;
 pub mod frame;
-mod half;
 pub mod handshake;
 pub mod kept;
 pub mod message;
+mod parcel;
 pub mod tray;
 
 pub use codec::CodecError;
