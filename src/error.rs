@@ -155,7 +155,7 @@ impl fmt::Display for Panic {
     }
 }
 
-/// A worker died while it ran the task.
+/// A worker died while it ran the task, or an actor before it answered the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[doc(alias("WorkerLostError", "TerminatedWorkerError", "ProcessExpired"))]
 pub struct Lost {
@@ -164,6 +164,31 @@ pub struct Lost {
     pub(crate) worker: Arc<str>,
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) index: Option<u64>,
+    pub(crate) work: Work,
+}
+
+/// What was lost with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Task,
+    /// Of an actor, for whose caller it is all the same whether its call was running, waiting, or came too late.
+    Call,
+}
+
+impl Work {
+    const fn who(self) -> &'static str {
+        match self {
+            Self::Task => "worker",
+            Self::Call => "actor",
+        }
+    }
+
+    const fn when(self) -> &'static str {
+        match self {
+            Self::Task => "while it ran the task",
+            Self::Call => "before it answered the call",
+        }
+    }
 }
 
 impl Lost {
@@ -200,28 +225,28 @@ impl Lost {
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { worker, pid, .. } = self;
+        let Self { worker, pid, work, .. } = self;
+        let when = work.when();
+        write!(f, "{} {worker} (pid {pid}) ", work.who())?;
         match (&self.reason, self.exit) {
-            (Some(reason), _) => {
-                write!(f, "worker {worker} (pid {pid}) was killed while it ran the task: {reason}")
-            }
+            (Some(reason), _) => write!(f, "was killed {when}: {reason}"),
+            (None, Exit::Signal(SIGKILL)) if *work == Work::Call => write!(
+                f,
+                "was {} {when}; by Actor::kill, an operator, or the out-of-memory killer (dmesg)",
+                self.exit
+            ),
             (None, Exit::Signal(SIGKILL)) => write!(
                 f,
-                "worker {worker} (pid {pid}) was {} while it ran the task; not by this program: \
-                 look for the out-of-memory killer (dmesg), or an operator",
+                "was {} {when}; not by this program: look for the out-of-memory killer (dmesg), or an operator",
                 self.exit
             ),
-            (None, Exit::Code(0)) => write!(
-                f,
-                "worker {worker} (pid {pid}) {} in the middle of the task: the task called exit; return instead",
-                self.exit
-            ),
-            (None, Exit::Signal(SIGSEGV)) => write!(
-                f,
-                "worker {worker} (pid {pid}) was {} while it ran the task; a stack overflow looks like this, too",
-                self.exit
-            ),
-            (None, exit) => write!(f, "worker {worker} (pid {pid}) {} while it ran the task", exit.did()),
+            (None, Exit::Code(0)) if *work == Work::Task => {
+                write!(f, "{} in the middle of the task: the task called exit; return instead", self.exit)
+            }
+            (None, Exit::Signal(SIGSEGV)) => {
+                write!(f, "was {} {when}; a stack overflow looks like this, too", self.exit)
+            }
+            (None, exit) => write!(f, "{} {when}", exit.did()),
         }
     }
 }

@@ -289,7 +289,9 @@ fn an_actor_dies_with_its_starter() {
     robust(LIMIT, || {
         let (actor, pid) = Process::new(starter, ()).start().unwrap().join().unwrap();
         poll("the actor lives", Duration::from_secs(5), || support::is_gone(pid));
-        assert!(matches!(actor.call(get, ()), Err(TaskError::Lost(_))));
+        let error = actor.call(get, ()).unwrap_err();
+        assert!(matches!(error, TaskError::Lost(_)));
+        assert!(error.to_string().starts_with("actor ") && !error.to_string().contains("task"), "{error}");
         support::reap_orphan(pid);
     });
 }

@@ -324,7 +324,9 @@ fn memory_with_a_name_is_its_makers_to_unlink() {
         let path = format!("/dev/shm/{name}");
         let exists = || std::fs::exists(&path).unwrap();
         let made = SharedMemory::create_named(&name, 100).unwrap();
-        assert_eq!(SharedMemory::create_named(&name, 100).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        let taken = SharedMemory::create_named(&name, 100).unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+        assert!(taken.to_string().contains(&name) && taken.to_string().contains("open_named()"), "{taken}");
         let opened = SharedMemory::open_named(&name).unwrap();
         assert_eq!((opened.len(), opened.name()), (100, Some(name.as_str())));
         opened.write_at(99, b"x").unwrap();
@@ -347,7 +349,9 @@ fn memory_with_a_name_is_its_makers_to_unlink() {
         let next = SharedMemory::create_named(&name, 8).unwrap();
         assert!(opened.unlink().is_err() && exists());
         drop((opened, next));
-        assert_eq!(SharedMemory::open_named(&name).unwrap_err().kind(), ErrorKind::NotFound);
+        let none = SharedMemory::open_named(&name).unwrap_err();
+        assert_eq!(none.kind(), ErrorKind::NotFound);
+        assert!(none.to_string().contains(&name) && none.to_string().contains("created first"), "{none}");
         for bad in ["", "a/b", "..", "a\0b"] {
             assert_eq!(
                 SharedMemory::create_named(bad, 1).unwrap_err().kind(),

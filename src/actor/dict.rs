@@ -34,6 +34,7 @@ use std::hash::Hash;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "", transparent)]
 #[doc(alias("Manager", "DictProxy"))]
+#[must_use = "dropped by its last holder, the map is gone"]
 pub struct Dict<K, V>(Actor<HashMap<K, V>>);
 
 impl<K, V> Clone for Dict<K, V> {
@@ -56,7 +57,6 @@ where
     }
 
     /// The actor that has it.
-    #[must_use]
     pub const fn actor(&self) -> &Actor<HashMap<K, V>> {
         &self.0
     }

@@ -1,7 +1,7 @@
 //! How an actor's process ended, told to everybody who has a handle, in whatever process: one message in a socket, at which all
 //! look and which nobody takes.
 
-use crate::error::{Lost, TaskError};
+use crate::error::{Lost, TaskError, Work};
 use crate::exit::Exit;
 use crate::process::Child;
 use crate::reactor::{Interest, Source, Watch, reactor};
@@ -54,6 +54,7 @@ impl Fate {
             worker: Arc::clone(name),
             reason: reason.map(Into::into),
             index: None,
+            work: Work::Call,
         })
     }
 }

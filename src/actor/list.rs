@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "", transparent)]
 #[doc(alias("Manager", "ListProxy", "ShareableList"))]
+#[must_use = "dropped by its last holder, the list is gone"]
 pub struct List<T>(Actor<Vec<T>>);
 
 impl<T> Clone for List<T> {
@@ -46,7 +47,6 @@ impl<T: Clone + Serialize + DeserializeOwned + 'static> List<T> {
     }
 
     /// The actor that has it.
-    #[must_use]
     pub const fn actor(&self) -> &Actor<Vec<T>> {
         &self.0
     }

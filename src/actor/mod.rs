@@ -71,6 +71,7 @@ use std::time::{Duration, Instant};
 /// In the process that uses it, a handle holds three open descriptors, and one more for each call that is made at the same time
 /// as others.
 #[doc(alias("Manager", "SyncManager", "BaseManager", "BaseProxy", "SharedMemoryManager"))]
+#[must_use = "dropped by its last holder, the actor ends, and its state is gone"]
 pub struct Actor<S> {
     line: Arc<Line>,
     /// Only where it was started.

@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 #[doc(alias("Manager", "NamespaceProxy"))]
+#[must_use = "dropped by its last holder, what it holds is gone"]
 pub struct Namespace(Actor<Names>);
 
 type Names = BTreeMap<String, Vec<u8>>;

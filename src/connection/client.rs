@@ -5,7 +5,7 @@ use super::error::ConnectError;
 use super::listener::Peer;
 use procession_worker::sys::{door, socket};
 use procession_worker::wire::connection::End;
-use procession_worker::wire::handshake::{self, Guest, Key, Step};
+use procession_worker::wire::handshake::{self, Guest, Key, Process, Step};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -79,7 +79,9 @@ impl ClientBuilder {
         if !self.any_user && peer.uid != door::own_uid() {
             return Err(ConnectError::Foreign(peer.uid));
         }
-        let (mut talk, hello) = Guest::new(self.key.clone(), handshake::nonce().map_err(system)?);
+        let own = Process { space: door::pid_space(), pid: std::process::id() };
+        let nonce = handshake::nonce().map_err(system)?;
+        let (mut talk, hello) = Guest::new(self.key.clone(), nonce, own, peer.pid);
         let say = |bytes: &[u8]| match socket::send(&stream, bytes, &[], false) {
             // Who hung up has said why, perhaps.
             Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(system(error)),

@@ -141,7 +141,9 @@ impl fmt::Display for RecvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("no message within the time limit"),
-            Self::Decode(text) => write!(f, "cannot decode the message: {text}"),
+            Self::Decode(text) => {
+                write!(f, "cannot decode the message: {text}; do both ends mean the same type?")
+            }
             Self::NoPlace(errno) => system(f, "the message or its descriptors did not arrive", *errno),
             Self::TooShort { message } => {
                 write!(
@@ -187,7 +189,8 @@ pub enum ConnectError {
     TimedOut,
     /// The listener belongs to another user, whose id this is.
     Foreign(u32),
-    /// The two did not come to terms: one has no key, the keys differ, or the listener does not let this user in.
+    /// The two did not come to terms, the text says why: one has no key, the keys differ, the listener does not let this user in, or
+    /// somebody in between passes on what both say.
     #[doc(alias = "AuthenticationError")]
     Denied(Arc<str>),
     /// The listener hung up before it was done.

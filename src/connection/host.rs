@@ -8,7 +8,7 @@ use interprocess::local_socket::traits::Listener as _;
 use interprocess::os::unix::uds_local_socket::Listener as Door;
 use procession_worker::sys::{door, socket};
 use procession_worker::wire::connection::End;
-use procession_worker::wire::handshake::{self, Host as Talk, Key, Step};
+use procession_worker::wire::handshake::{self, Host as Talk, Key, Process, Step};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -30,6 +30,8 @@ pub(super) struct Rules {
 #[derive(Debug)]
 pub(super) struct Host {
     rules: Rules,
+    /// The PID namespace of this process.
+    space: u64,
     hall: Mutex<Hall>,
     changed: Condvar,
     /// Before the door: the name is given up while nobody else can have it.
@@ -88,7 +90,8 @@ impl AsFd for Host {
 
 impl Host {
     pub(super) fn new(door: Door, claim: Claim, rules: Rules) -> Self {
-        Self { rules, hall: Mutex::default(), changed: Condvar::new(), door, claim }
+        let space = door::pid_space();
+        Self { rules, space, hall: Mutex::default(), changed: Condvar::new(), door, claim }
     }
 
     fn hall(&self) -> MutexGuard<'_, Hall> {
@@ -194,7 +197,8 @@ impl Host {
             if guests.len() == CROWD {
                 self.make_place(guests);
             }
-            let talk = Talk::new(self.rules.key.clone(), handshake::nonce()?);
+            let own = Process { space: self.space, pid: std::process::id() };
+            let talk = Talk::new(self.rules.key.clone(), handshake::nonce()?, own, peer.pid);
             let now = Instant::now();
             let until = now.checked_add(self.rules.patience).unwrap_or(now + FOR_EVER);
             guests.push_back(Guest { stream, talk, peer, until });

@@ -34,6 +34,10 @@ impl Peer {
 /// who belongs to the same user and, if there is a key, proves to know it; the client has the same proof of us.
 /// Messages then go over a private pair of sockets. There is no network in it.
 ///
+/// A name in the abstract namespace belongs to whoever takes it first, of any user, so a client of such a name should have a key; with one, a
+/// process that has taken the name cannot pass on what it hears either, unless it is in another PID namespace. The types of the messages are
+/// not compared, since the two may be different programs: what does not fit is an error of `recv`.
+///
 /// Dropped, it listens no more and removes its file; connections live on. The file of a killed listener is taken over by the
 /// next one.
 ///
@@ -55,6 +59,7 @@ impl Peer {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "dropped, it listens no more"]
 pub struct Listener {
     host: Host,
 }

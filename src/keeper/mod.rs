@@ -59,6 +59,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// # Drop
 /// Kills everything that was started through it and is still there, detached or not, and waits until it is gone, at most 5 s.
+#[must_use = "dropped, what it keeps is ended"]
 pub struct Keeper {
     link: Arc<Link>,
 }

@@ -35,6 +35,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Where processes must meet that have not started each other, [`create_named`](Self::create_named).
 #[derive(Clone)]
 #[doc(alias("shared_memory", "SharedMemoryManager"))]
+#[must_use = "dropped by its last holder, the memory is gone"]
 pub struct SharedMemory {
     segment: Arc<Segment>,
     name: Option<Arc<Name>>,
@@ -53,6 +54,27 @@ impl Drop for Name {
         if *self.ours.get_mut() {
             let _ = shm::unlink(&self.name, self.segment.file());
         }
+    }
+}
+
+/// Says which memory it is about, and what may help.
+fn named(name: &str) -> impl Fn(io::Error) -> io::Error {
+    move |error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                "; open_named() it, take another name, or remove /dev/shm/NAME if its creator was killed"
+            }
+            io::ErrorKind::NotFound => "; it must be created first, and its creator keep it",
+            io::ErrorKind::PermissionDenied => "; it belongs to another user",
+            io::ErrorKind::InvalidInput
+                if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') =>
+            {
+                "; a name has at least one character, and no slash"
+            }
+            _ => "",
+        };
+        let text = format!("shared memory {name:?}: {error}{}", remedy.replace("NAME", name));
+        io::Error::new(error.kind(), text)
     }
 }
 
@@ -81,8 +103,8 @@ impl SharedMemory {
     pub fn create_named(name: impl Into<String>, len: usize) -> io::Result<Self> {
         at_least_one(len)?;
         let name = name.into();
-        let file = shm::create(&name, len).map_err(refused)?;
-        let segment = Arc::new(Segment::named(file, len).map_err(refused)?);
+        let file = shm::create(&name, len).map_err(refused).map_err(named(&name))?;
+        let segment = Arc::new(Segment::named(file, len).map_err(refused).map_err(named(&name))?);
         let name = Name { segment: Arc::clone(&segment), name, ours: AtomicBool::new(true) };
         Ok(Self { segment, name: Some(Arc::new(name)) })
     }
@@ -93,10 +115,10 @@ impl SharedMemory {
     /// There is none (`NotFound`), or it belongs to another user (`PermissionDenied`).
     pub fn open_named(name: impl Into<String>) -> io::Result<Self> {
         let name = name.into();
-        let file = shm::open(&name)?;
+        let file = shm::open(&name).map_err(named(&name))?;
         let len = usize::try_from(Identity::of(&file)?.size).unwrap_or(0);
-        at_least_one(len)?;
-        let segment = Arc::new(Segment::named(file, len).map_err(refused)?);
+        at_least_one(len).map_err(named(&name))?;
+        let segment = Arc::new(Segment::named(file, len).map_err(refused).map_err(named(&name))?);
         let name = Name { segment: Arc::clone(&segment), name, ours: AtomicBool::new(false) };
         Ok(Self { segment, name: Some(Arc::new(name)) })
     }
@@ -121,7 +143,7 @@ impl SharedMemory {
     pub fn unlink(&self) -> io::Result<()> {
         let Some(name) = &self.name else { return Ok(()) };
         name.ours.store(false, Ordering::Relaxed);
-        shm::unlink(&name.name, self.segment.file())
+        shm::unlink(&name.name, self.segment.file()).map_err(named(&name.name))
     }
 
     /// How many bytes it has; this never changes.

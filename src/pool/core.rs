@@ -6,7 +6,7 @@ use super::seat::{CALLS, OUTCOMES, Seat, TRAY};
 use super::sink::{Sink, Tell};
 use super::state::{Action, JobId, Limits, State, Why, WorkerId};
 use crate::Exit;
-use crate::error::{Lost, Panic, SpawnError, TaskError, TimedOut};
+use crate::error::{Lost, Panic, SpawnError, TaskError, TimedOut, Work};
 use crate::process::call::Call;
 use crate::process::link::{Link, Received};
 use crate::process::plan::{self, Settings, Streams};
@@ -552,7 +552,14 @@ impl Core {
                 None => None,
             },
         };
-        TaskError::Lost(Lost { exit, pid: link.pid(), worker: Arc::clone(&link.name), reason, index: None })
+        TaskError::Lost(Lost {
+            exit,
+            pid: link.pid(),
+            worker: Arc::clone(&link.name),
+            reason,
+            index: None,
+            work: Work::Task,
+        })
     }
 
     // ---- deadlines ------------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ const BURIAL: Duration = Duration::from_secs(5);
 /// As [`terminate`](Self::terminate), and waits until all workers are reaped: at most 5 s, in case one is stuck in the
 /// kernel. Nothing is left behind by a pool that was never closed or joined.
 #[derive(Debug)]
+#[must_use = "dropped, its workers are ended"]
 pub struct Pool {
     core: Arc<Core>,
 }

@@ -6,7 +6,7 @@ use super::link::{Link, Received, Way};
 use super::plan::{self, Piped, Settings, Streams};
 use super::roster;
 use crate::Exit;
-use crate::error::{Codec, Half, Lost, Panic, SpawnError, TaskError};
+use crate::error::{Codec, Half, Lost, Panic, SpawnError, TaskError, Work};
 use crate::reactor::{Alarm, Interest, Source, Watch, reactor};
 use crate::sys::wait;
 use crate::sys::{ECHILD, SIGINT, SIGTERM};
@@ -385,6 +385,7 @@ impl Cell {
             worker: Arc::clone(&self.name),
             reason: life.reason.clone(),
             index: None,
+            work: Work::Task,
         })
     }
 }

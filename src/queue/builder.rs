@@ -33,7 +33,6 @@ impl<T> QueueBuilder<T> {
     }
 
     /// Makes it.
-    #[must_use]
     pub fn build(self) -> Queue<T> {
         Queue::with(self.capacity)
     }

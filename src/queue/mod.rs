@@ -119,10 +119,19 @@ impl Drop for Post {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// What cannot be encoded is named by the compiler at `put`, what cannot be decoded at `get`:
+///
+/// ```compile_fail,E0277
+/// struct Order(u32); // and no #[derive(serde::Serialize, serde::Deserialize)]
+///
+/// procession::Queue::new().put(Order(7));
+/// ```
+///
 /// # Drop
 /// Of a handle: nothing but that. Of the last one anywhere: what is in the queue is dropped.
 #[doc(alias = "SimpleQueue")]
 #[doc(alias = "JoinableQueue")]
+#[must_use = "dropped by its last holder, a queue is gone with all that is in it"]
 pub struct Queue<T> {
     post: Arc<Post>,
     item: PhantomData<fn(T) -> T>,
@@ -161,14 +170,12 @@ impl<T> Drop for Queue<T> {
 
 impl<T> Queue<T> {
     /// A queue without a limit: `put` never waits for a reader.
-    #[must_use]
     pub fn new() -> Self {
         Self::builder().build()
     }
 
     /// A queue of at most so many items: `put` waits while it is full. 0 is no limit, as in Python.
     #[doc(alias = "maxsize")]
-    #[must_use]
     pub fn bounded(items: usize) -> Self {
         Self::builder().capacity(items).build()
     }
@@ -272,7 +279,8 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T: Serialize> Queue<T> {
+// Each asks for what it needs of `T`, so that the compiler says what is missing, and not that there is no such method.
+impl<T> Queue<T> {
     /// Puts an item at the end; waits while the queue is full. When it returns, the item is the queue's: it stays there
     /// whatever becomes of this process.
     ///
@@ -282,7 +290,10 @@ impl<T: Serialize> Queue<T> {
     ///
     /// Of descriptors in items that others have put, a process keeps half as many as it may open files, for all its queues: beyond
     /// that the error is [`PutError::Io`] of the kind [`QuotaExceeded`](std::io::ErrorKind::QuotaExceeded).
-    pub fn put(&self, value: T) -> Result<(), PutError<T>> {
+    pub fn put(&self, value: T) -> Result<(), PutError<T>>
+    where
+        T: Serialize,
+    {
         self.put_until(value, None)
     }
 
@@ -291,7 +302,10 @@ impl<T: Serialize> Queue<T> {
     /// # Errors
     /// As `put`, and [`PutError::Full`]; also when the host is stopped, and so has taken neither what fills its buffers nor, within a
     /// second at least, an item of over 16 KiB or with descriptors.
-    pub fn put_timeout(&self, value: T, limit: Duration) -> Result<(), PutError<T>> {
+    pub fn put_timeout(&self, value: T, limit: Duration) -> Result<(), PutError<T>>
+    where
+        T: Serialize,
+    {
         self.put_until(value, Instant::now().checked_add(limit))
     }
 
@@ -300,11 +314,17 @@ impl<T: Serialize> Queue<T> {
     /// # Errors
     /// As [`put_timeout`](Self::put_timeout).
     #[doc(alias = "put_nowait")]
-    pub fn try_put(&self, value: T) -> Result<(), PutError<T>> {
+    pub fn try_put(&self, value: T) -> Result<(), PutError<T>>
+    where
+        T: Serialize,
+    {
         self.put_until(value, Some(Instant::now()))
     }
 
-    fn put_until(&self, value: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+    fn put_until(&self, value: T, deadline: Option<Instant>) -> Result<(), PutError<T>>
+    where
+        T: Serialize,
+    {
         let (bytes, handles) = handoff::pack_for::<T, _>(|| codec::encode(&value));
         let bytes = match bytes {
             Ok(bytes) => bytes,
@@ -329,14 +349,17 @@ impl<T: Serialize> Queue<T> {
     }
 }
 
-impl<T: DeserializeOwned> Queue<T> {
+impl<T> Queue<T> {
     /// Takes the first item; waits until there is one.
     ///
     /// # Errors
     /// [`GetError::Closed`]: there is none, and there will be none: the queue was closed, or all other handles are gone, in
     /// whatever process they were (threads that share one handle by reference should each have a clone instead). [`GetError::Gone`]: the host has ended. [`GetError::Decode`]: the item is no `T`, and is lost.
     /// [`GetError::Io`]: there are too few descriptors or too little memory here for the item, which stays in the queue.
-    pub fn get(&self) -> Result<T, GetError> {
+    pub fn get(&self) -> Result<T, GetError>
+    where
+        T: DeserializeOwned,
+    {
         self.get_until(None)
     }
 
@@ -344,7 +367,10 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     /// As `get`, and [`GetError::Empty`].
-    pub fn get_timeout(&self, limit: Duration) -> Result<T, GetError> {
+    pub fn get_timeout(&self, limit: Duration) -> Result<T, GetError>
+    where
+        T: DeserializeOwned,
+    {
         self.get_until(Instant::now().checked_add(limit))
     }
 
@@ -353,11 +379,17 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// As `get`, and [`GetError::Empty`].
     #[doc(alias = "get_nowait")]
-    pub fn try_get(&self) -> Result<T, GetError> {
+    pub fn try_get(&self) -> Result<T, GetError>
+    where
+        T: DeserializeOwned,
+    {
         self.get_until(Some(Instant::now()))
     }
 
-    fn get_until(&self, deadline: Option<Instant>) -> Result<T, GetError> {
+    fn get_until(&self, deadline: Option<Instant>) -> Result<T, GetError>
+    where
+        T: DeserializeOwned,
+    {
         match &self.post.side {
             Side::Host(host) => {
                 let item = host.get(deadline, || deadline.is_none() && self.is_sole())?;
@@ -384,7 +416,10 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub fn lease(&self) -> Result<Lease<T>, GetError> {
+    pub fn lease(&self) -> Result<Lease<T>, GetError>
+    where
+        T: DeserializeOwned,
+    {
         Lease::take(self, None)
     }
 
@@ -392,13 +427,19 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     /// As [`get_timeout`](Self::get_timeout).
-    pub fn lease_timeout(&self, limit: Duration) -> Result<Lease<T>, GetError> {
+    pub fn lease_timeout(&self, limit: Duration) -> Result<Lease<T>, GetError>
+    where
+        T: DeserializeOwned,
+    {
         Lease::take(self, Instant::now().checked_add(limit))
     }
 
     /// The items as they come, until the queue is closed and empty, or gone; also when all other handles are gone, as
     /// [`get`](Self::get) tells. An item that cannot be decoded is told in its place.
-    pub const fn iter(&self) -> Iter<'_, T> {
+    pub const fn iter(&self) -> Iter<'_, T>
+    where
+        T: DeserializeOwned,
+    {
         Iter { queue: self }
     }
 }

@@ -45,6 +45,7 @@ use std::time::{Duration, Instant};
 ///
 /// # Drop
 /// Kills all copies with all that they have started, and waits until they are gone, at most 10 s.
+#[must_use = "dropped, its copies are ended"]
 pub struct Supervisor {
     remote: Remote,
     unheard: Arc<OnceLock<io::ErrorKind>>,

@@ -9,7 +9,6 @@ use crate::sys::robust::Until;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::io;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use std::time::Duration;
 ///     barrier.wait().expect("nobody dies in this example").is_leader()
 /// }
 ///
-/// let barrier = Barrier::new(3.try_into()?)?;
+/// let barrier = Barrier::new(3)?;
 /// let children: Vec<_> =
 ///     (0..2).map(|_| Process::new(party, (barrier.clone(),)).start()).collect::<Result<_, _>>()?;
 /// let mut leaders = u32::from(barrier.wait()?.is_leader());
@@ -63,12 +62,15 @@ impl Passage {
 }
 
 impl Barrier {
-    /// A new one for so many parties.
+    /// A new one for so many parties, at least one.
     ///
     /// # Errors
-    /// EMFILE, ENFILE, ENOMEM: each takes a descriptor and four pages of memory.
-    pub fn new(parties: NonZeroUsize) -> io::Result<Self> {
-        let fill = |object: &Object| object.table().set_limit(parties.get() as u64);
+    /// None at all (`InvalidInput`); EMFILE, ENFILE, ENOMEM: each takes a descriptor and four pages of memory.
+    pub fn new(parties: usize) -> io::Result<Self> {
+        if parties == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a barrier is for at least one party"));
+        }
+        let fill = |object: &Object| object.table().set_limit(parties as u64);
         Ok(Self(Object::make(Kind::Barrier, fill)?))
     }
 

@@ -6,7 +6,16 @@ use std::io;
 /// It is yours, and whoever had it before died with it: what it guards may be half done.
 ///
 /// As with [`std::sync::PoisonError`] the guard is inside, and is let go with it; unlike poison it is told once, to the one
-/// who comes next.
+/// who comes next. By `?` in a function that returns `Box<dyn Error>` (`Send + Sync` or not) or [`io::Error`] the guard is let go and the
+/// news go on; where what is guarded needs no care, there is [`acquire_anyway`](crate::Lock::acquire_anyway).
+///
+/// ```
+/// fn add_line(lock: &procession::Lock) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///     let _guard = lock.acquire()?;
+///     Ok(())
+/// }
+/// # add_line(&procession::Lock::new().unwrap()).unwrap();
+/// ```
 #[doc(alias("PoisonError", "AbandonedMutexException"))]
 pub struct Abandoned<G> {
     guard: G,
@@ -36,18 +45,53 @@ impl<G> fmt::Debug for Abandoned<G> {
 
 impl<G> fmt::Display for Abandoned<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("whoever had it before died with it, so what it guards may be half done: look, and go on by into_inner()")
+        WasAbandoned.fmt(f)
     }
 }
 
-impl<G> std::error::Error for Abandoned<G> {}
+/// The news of [`Abandoned`] without the guard, which has been let go: what becomes of it at a `?`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct WasAbandoned;
+
+impl fmt::Display for WasAbandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "whoever had it before died with it, so what it guards may be half done: look, and go on by \
+             Abandoned::into_inner, or take it by acquire_anyway()",
+        )
+    }
+}
+
+impl std::error::Error for WasAbandoned {}
 
 /// For functions that return [`io::Result`]; the guard is let go.
 impl<G> From<Abandoned<G>> for io::Error {
-    fn from(error: Abandoned<G>) -> Self {
-        Self::other(error.to_string())
+    fn from(_: Abandoned<G>) -> Self {
+        Self::other(WasAbandoned)
     }
 }
+
+// An error with a guard inside could not leave the function that borrows the lock. Only what is no `Error` itself may say what it becomes
+// in a box.
+macro_rules! let_go {
+    ($Error:ident => $owned:expr) => {
+        /// For `?`; the guard is let go.
+        impl<G> From<$Error<G>> for Box<dyn std::error::Error> {
+            fn from(error: $Error<G>) -> Self {
+                $owned(error).into()
+            }
+        }
+
+        /// For `?`; the guard is let go.
+        impl<G> From<$Error<G>> for Box<dyn std::error::Error + Send + Sync> {
+            fn from(error: $Error<G>) -> Self {
+                $owned(error).into()
+            }
+        }
+    };
+}
+let_go!(Abandoned => |_| WasAbandoned);
+let_go!(AcquireError => io::Error::from);
 
 /// Why something that processes share could not be used at all. Nothing has changed.
 #[derive(Clone, PartialEq, Eq)]
@@ -168,8 +212,6 @@ impl<G> fmt::Display for AcquireError<G> {
         }
     }
 }
-
-impl<G> std::error::Error for AcquireError<G> {}
 
 impl<G> From<SyncError> for AcquireError<G> {
     fn from(error: SyncError) -> Self {

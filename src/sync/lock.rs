@@ -17,14 +17,17 @@ use std::time::Duration;
 /// that dies, by whatever and at whatever instant, does not keep it: who comes next gets it at once, and is told by
 /// [`Abandoned`]. A thread that ends with a forgotten guard counts as dead.
 ///
+/// Give handles only to processes that you trust: the C library follows pointers that lie in the memory of a lock, to its other holders' memory,
+/// when it is released. A process that writes nonsense there on purpose can crash, or worse, who holds it.
+///
 /// Python's `Lock` has no owner: any process may release it, and nobody notices when its holder is gone. For
 /// signalling use a [`Semaphore`](crate::Semaphore) or an [`Event`](crate::Event).
 ///
 /// ```
-/// use procession::{Abandoned, Lock, Process};
+/// use procession::{Lock, Process};
 ///
 /// fn report(lock: Lock, who: u32) {
-///     let _guard = lock.acquire().unwrap_or_else(Abandoned::into_inner);
+///     let _guard = lock.acquire_anyway(); // and lock.acquire()? to be told that a holder died with it
 ///     println!("{who} writes two lines,");
 ///     println!("and nobody else writes between them");
 /// }
@@ -129,6 +132,15 @@ macro_rules! lock {
             #[track_caller]
             pub fn acquire(&self) -> Result<Guard<'_>, Abandoned<Guard<'_>>> {
                 certain(take(&self.0, Until::Forever))
+            }
+
+            /// [`acquire`](Self::acquire) where it does not matter how the last holder ended: what the lock guards needs no care.
+            ///
+            #[doc = $again]
+            #[inline]
+            #[track_caller]
+            pub fn acquire_anyway(&self) -> Guard<'_> {
+                self.acquire().unwrap_or_else(Abandoned::into_inner)
             }
 
             /// [`acquire`](Self::acquire) that waits for at most `limit`; `None` if it was not free by then.

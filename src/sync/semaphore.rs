@@ -152,6 +152,14 @@ macro_rules! semaphore {
                 Ok(take(&self.0, Until::Forever)?.expect("only a deadline ends the wait"))
             }
 
+            /// [`acquire`](Self::acquire) where it does not matter how the permit's last holder ended.
+            ///
+            /// # Errors
+            /// This process could not wait safely.
+            pub fn acquire_anyway(&self) -> Result<Permit<'_>, SyncError> {
+                self.acquire().or_else(AcquireError::into_inner)
+            }
+
             /// [`acquire`](Self::acquire) that waits for at most `limit`; `None` if there was none by then.
             ///
             /// # Errors

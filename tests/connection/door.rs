@@ -119,7 +119,9 @@ fn fifty_bogus_peers_keep_nobody_out() {
                 0 => {}
                 1 => peer.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap(),
                 2 => peer.write_all(b"proces").unwrap(),
-                3 => peer.write_all(&[b"procession\x01\x01", &[7; 32][..], &[8; 32]].concat()).unwrap(),
+                3 => peer
+                    .write_all(&[b"procession\x02\x01", &[0; 12], &[7; 32][..], &[8; 32]].concat())
+                    .unwrap(),
                 _ => {
                     drop(peer);
                     continue;
@@ -303,7 +305,7 @@ fn another_user_stays_outside() {
 /// Knocks, says half of what it should, and is killed.
 fn half_way(name: String) {
     let mut stream = knock(&name);
-    stream.write_all(b"procession\x01\x00").unwrap();
+    stream.write_all(b"procession\x02\x00").unwrap();
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
@@ -334,7 +336,7 @@ fn arbitrary_listeners_never_panic_a_client() {
                 let client = scope.spawn(|| Client::builder().timeout(MOMENT).connect::<u8, u8>(&name).map(drop));
                 let (mut stream, _) = door.accept().unwrap();
                 if polite {
-                    let _ = stream.write_all(&[b"procession\x01\x00", &[7; 32][..]].concat());
+                    let _ = stream.write_all(&[b"procession\x02\x00", &[0; 12], &[7; 32][..]].concat());
                 }
                 for piece in pieces {
                     let _ = stream.write_all(&piece);

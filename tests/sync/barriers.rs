@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 fn barrier(parties: usize) -> Barrier {
-    Barrier::new(parties.try_into().unwrap()).unwrap()
+    Barrier::new(parties).unwrap()
 }
 
 /// Passes so many times; the numbers that it had.
@@ -39,6 +39,12 @@ fn all_pass_together_again_and_again_each_with_a_number_of_its_own() {
             assert_eq!(of_round, [0, 1, 2, 3, 4]);
         }
     });
+}
+
+#[test]
+fn a_barrier_for_nobody_is_an_error() {
+    assert_eq!(Barrier::new(0).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+    assert!(Barrier::new(procession::cpu_count()).is_ok());
 }
 
 #[test]

@@ -58,8 +58,7 @@ fn spoiled_monitors_end_in_answers() {
         for _ in 0..10 {
             let event = Event::new().unwrap();
             let semaphore = Semaphore::new(1).unwrap();
-            let (condition, barrier) =
-                (Condition::new().unwrap(), Barrier::new(2.try_into().unwrap()).unwrap());
+            let (condition, barrier) = (Condition::new().unwrap(), Barrier::new(2).unwrap());
             thread::scope(|scope| {
                 let _held = semaphore.acquire();
                 scope.spawn(|| drop(semaphore.acquire_timeout(MOMENT)));

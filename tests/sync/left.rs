@@ -20,7 +20,7 @@ fn ten_thousand_that_come_and_go_leave_nothing() {
             drop(Semaphore::new(1).unwrap().acquire().unwrap());
             drop(BoundedSemaphore::new(1).unwrap().acquire().unwrap());
             Condition::new().unwrap().notify_all().unwrap();
-            Barrier::new(1.try_into().unwrap()).unwrap().wait().unwrap();
+            Barrier::new(1).unwrap().wait().unwrap();
         }
         let after = (entries("/dev/shm"), entries("/proc/self/fd"), entries("/proc/self/map_files"));
         assert_eq!(before.0, after.0);

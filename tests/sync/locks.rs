@@ -2,8 +2,9 @@
 
 use crate::parts::{MINUTE, SOON, hold, slay, start};
 use crate::support::robust;
-use procession::{Event, Guard, Lock, Pool, RLock, TaskError};
+use procession::{Event, Guard, Lock, Pool, RLock, Semaphore, TaskError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::error::Error;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -38,6 +39,42 @@ fn one_at_a_time_in_processes_and_threads() {
         children.into_iter().for_each(|child| child.join().unwrap());
         assert_eq!(fs::read_to_string(&file).unwrap(), "1200");
         assert!(!lock.locked());
+    });
+}
+
+/// As a function of a program's own has it, that knows no better.
+fn guarded(lock: &Lock, rooms: &Semaphore) -> Result<u64, Box<dyn Error + Send + Sync>> {
+    let _guard = lock.acquire()?;
+    let _permit = rooms.acquire()?;
+    Ok(rooms.value())
+}
+
+fn guarded_by_hand(lock: &Lock) -> Result<(), Box<dyn Error>> {
+    drop(lock.try_acquire()?);
+    Ok(())
+}
+
+#[test]
+fn a_question_mark_lets_go_of_the_guard_and_passes_on_the_news() {
+    robust(MINUTE, || {
+        let (lock, rooms, held) = (Lock::new().unwrap(), Semaphore::new(1).unwrap(), Event::new().unwrap());
+        assert_eq!(guarded(&lock, &rooms).unwrap(), 0);
+        let kill_a_holder = || {
+            held.clear();
+            let child = start(hold, (lock.clone(), held.clone()));
+            held.wait();
+            slay(&child);
+        };
+        kill_a_holder();
+        let error = guarded(&lock, &rooms).unwrap_err();
+        assert!(error.to_string().contains("acquire_anyway"), "{error}");
+        assert_eq!(guarded(&lock, &rooms).unwrap(), 0);
+        kill_a_holder();
+        assert!(guarded_by_hand(&lock).is_err());
+        kill_a_holder();
+        drop(lock.acquire_anyway());
+        drop(rooms.acquire_anyway().unwrap());
+        assert!(!lock.locked() && rooms.value() == 1);
     });
 }
 
@@ -103,7 +140,7 @@ fn a_killed_holder_is_told_of_once_whether_one_waits_or_comes_later() {
 }
 
 /// Waits by so many threads, and says how many of them were told; nobody else may be in `inside`.
-fn crowd(lock: Lock, inside: Event, ready: procession::Semaphore, threads: usize) -> usize {
+fn crowd(lock: Lock, inside: Event, ready: Semaphore, threads: usize) -> usize {
     let told = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -128,7 +165,7 @@ fn crowd(lock: Lock, inside: Event, ready: procession::Semaphore, threads: usize
 fn when_the_holder_is_killed_a_hundred_waiters_go_one_at_a_time_and_one_is_told() {
     robust(MINUTE, || {
         let (lock, held, inside) = (Lock::new().unwrap(), Event::new().unwrap(), Event::new().unwrap());
-        let ready = procession::Semaphore::new(0).unwrap();
+        let ready = Semaphore::new(0).unwrap();
         let holder = start(hold, (lock.clone(), held.clone()));
         held.wait();
         let crowds: Vec<_> =

@@ -147,7 +147,7 @@ fn pass_again_and_again(barrier: Barrier) {
 #[test]
 fn a_barrier_opens_or_breaks_whoever_is_killed() {
     robust(2 * MINUTE, || {
-        let barrier = Barrier::new((CREW + 1).try_into().unwrap()).unwrap();
+        let barrier = Barrier::new(CREW + 1).unwrap();
         let mut crew = Crew::new(|| start(pass_again_and_again, (barrier.clone(),)));
         for _ in 0..KILLS {
             crew.kill_one();

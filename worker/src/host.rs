@@ -114,3 +114,88 @@ fn run(call: &[u8], came: Incoming, state: &mut dyn Any) -> (Vec<u8>, Vec<Handle
     method::run(call, &mut turn);
     (turn.answer, turn.handles)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::Token;
+    use crate::sys::{memory, socket};
+    use crate::wire::codec;
+    use crate::wire::connection;
+    use proptest::prelude::*;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    /// What a stranger says: packets with or without a descriptor, and some that speak of a file.
+    type Talk = Vec<(Vec<u8>, u8)>;
+
+    fn say(socket: impl AsFd, talk: &Talk) {
+        let file = File::from(memory::unsealed_memfd(c"stranger").unwrap());
+        for (packet, how) in talk.iter().filter(|(packet, _)| !packet.is_empty()) {
+            memory::put_into(&file, 0, packet).unwrap();
+            let (_stub, label) = socket::pair().unwrap();
+            let fds = [file.as_raw_fd(), label.as_raw_fd()];
+            let mut packet = packet.clone();
+            if how & 4 != 0 {
+                packet = [&[1], &(packet.len() as u64).to_le_bytes()[..], &[0; 8]].concat();
+            }
+            if socket::send(&socket, &packet, &fds[..usize::from(how % 3)], false).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Through the door goes one end of a new pair; the other is this.
+    fn enter(door: &End) -> End {
+        let (near, far) = connection::pair().unwrap();
+        socket::send(door, &[0], &[far.as_fd().as_raw_fd()], true).unwrap();
+        near
+    }
+
+    fn call(of: &End, n: u64) -> u64 {
+        let token = Token::of::<u64, (u64,), _>(|sum: &mut u64, n: u64| {
+            *sum += n;
+            *sum
+        });
+        let mut call = token.unwrap().to_bytes().to_vec();
+        codec::encode_into(&(n,), &mut call).unwrap();
+        of.send(&call, &[], None).unwrap();
+        let answer = of.receive(MAX_PAYLOAD, None, |answer, _| answer.to_vec()).unwrap().unwrap();
+        codec::decode(&answer[1..]).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
+
+        /// Whoever says whatever, at the door or behind it: the others are served, and at last the host goes.
+        #[test]
+        fn strangers_are_in_nobodys_way(
+            at_door in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..20), any::<u8>()), 0..6),
+            behind in prop::collection::vec(
+                (any::<bool>(), prop::collection::vec((prop::collection::vec(any::<u8>(), 1..40), any::<u8>()), 0..4)),
+                0..4,
+            ),
+        ) {
+            let (inner, outer) = connection::pair().unwrap();
+            std::thread::scope(|scope| {
+                let host = scope.spawn(move || serve(inner, &mut 0_u64));
+                let honest = enter(&outer);
+                prop_assert_eq!(call(&honest, 1), 1);
+                say(&outer, &at_door);
+                let mut strangers = Vec::new();
+                for (stays, talk) in &behind {
+                    let stranger = enter(&outer);
+                    say(&stranger, talk);
+                    if *stays {
+                        strangers.push(stranger);
+                    }
+                }
+                prop_assert_eq!(call(&honest, 1), 2);
+                prop_assert_eq!(call(&enter(&outer), 1), 3);
+                drop((honest, outer, strangers));
+                prop_assert!(host.join().unwrap().is_ok());
+                Ok(())
+            })?;
+        }
+    }
+}

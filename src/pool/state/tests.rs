@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Exit;
-use crate::error::Lost;
+use crate::error::{Lost, Work};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -173,6 +173,7 @@ impl World {
                     worker: "w".into(),
                     reason: None,
                     index: None,
+                    work: Work::Task,
                 }),
             });
         }

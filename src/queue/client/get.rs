@@ -6,8 +6,7 @@ use crate::queue::GetError;
 use crate::queue::item::{Bytes, Heavy, Note, Word, kind, want};
 use crate::sys::wait;
 use procession_worker::ipc::handoff::Incoming;
-use procession_worker::ipc::lane::{Claims, Flag, HANDS, RING, Way};
-use procession_worker::wire::frame;
+use procession_worker::ipc::lane::{Claims, Flag, HANDS, Way};
 use std::io;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -138,18 +137,12 @@ impl Client {
     }
 
     fn read_frame(&self, local: &mut Local) -> (u8, Vec<u8>) {
-        let mut head = Vec::with_capacity(64);
-        let written = self.lane.committed(Way::Down);
-        self.lane.read(Way::Down, local.down, written.min(local.down + 64), &mut head);
         // The host is trusted with its own items, but not with our memory.
-        let (kind, head_len, length) = frame::parse_header(&head).unwrap_or((u8::MAX, 0, 0));
-        let end = local.down + head_len as u64 + length;
-        let mut payload = Vec::with_capacity(usize::try_from(length.min(RING)).unwrap_or(0));
-        if end <= written {
-            self.lane.read(Way::Down, local.down + head_len as u64, end, &mut payload);
-        }
-        local.down = end;
-        self.lane.consume(Way::Down, end);
+        let Some((kind, payload, next)) = self.lane.frame(Way::Down, local.down) else {
+            return (u8::MAX, Vec::new());
+        };
+        local.down = next;
+        self.lane.consume(Way::Down, next);
         (kind, payload)
     }
 

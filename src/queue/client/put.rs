@@ -139,7 +139,7 @@ impl Client {
     pub(super) fn committed(&self, local: &mut Local) {
         self.lane.commit(Way::Up, local.up);
         if !self.tell(local, Flag::Hungry)
-            && local.up - self.lane.consumed(Way::Up) > RING / 2
+            && local.up.wrapping_sub(self.lane.consumed(Way::Up)) > RING / 2
             && self.lane.get(Flag::Told) == 0
         {
             self.lane.set(Flag::Told, 1);
@@ -228,7 +228,7 @@ impl Client {
             if local.gone {
                 return (local, Err(NotPut::Gone));
             }
-            let fits = || RING - (local.up - self.lane.consumed(Way::Up)).min(RING) >= length;
+            let fits = || RING - (local.up.wrapping_sub(self.lane.consumed(Way::Up))).min(RING) >= length;
             if fits() {
                 return (local, Ok(()));
             }

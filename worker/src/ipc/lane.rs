@@ -17,6 +17,8 @@ pub const HANDS: usize = 64;
 
 /// How many large items of one process may be on their way at one time.
 pub const PLACES: usize = 64;
+/// More than any frame's header.
+const HEAD: usize = 16;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"prolane1");
 const AT_MAGIC: usize = 0;
@@ -319,12 +321,26 @@ impl Lane {
 
     /// Appends bytes `from..to` of a ring, at most its length, to `out`.
     pub fn read(&self, way: Way, from: u64, to: u64, out: &mut Vec<u8>) {
-        let (start, len) = ((from % RING) as usize, (to - from).min(RING) as usize);
+        let (start, len) = ((from % RING) as usize, to.saturating_sub(from).min(RING) as usize);
         let first = len.min(RING as usize - start);
         self.map.read(way.ring() + start, first, out);
         if first < len {
             self.map.read(way.ring(), len - first, out);
         }
+    }
+
+    /// The frame that begins at byte `from` of a ring: its kind, its payload, and where the next one begins. `None` if no whole
+    /// one lies there, whatever the writer says.
+    #[must_use]
+    pub fn frame(&self, way: Way, from: u64) -> Option<(u8, Vec<u8>, u64)> {
+        let there = self.committed(way).checked_sub(from).filter(|there| *there <= RING)?;
+        let mut head = Vec::with_capacity(HEAD);
+        self.read(way, from, from + there.min(HEAD as u64), &mut head);
+        let (kind, head_len, length) = frame::parse_header(&head)?;
+        let whole = length.checked_add(head_len as u64).filter(|whole| *whole <= there)?;
+        let mut payload = Vec::with_capacity(length as usize);
+        self.read(way, from + head_len as u64, from + whole, &mut payload);
+        Some((kind, payload, from + whole))
     }
 
     /// Puts one frame into a ring at `at`: its length.
@@ -391,7 +407,48 @@ mod tests {
             lane.read(Way::Up, start, start + len, &mut out);
             let (frame, whole) = frame::split(&out, RING).unwrap().unwrap();
             prop_assert_eq!((frame.kind, whole as u64), (kind, len));
-            prop_assert!(frame.payload == [one, two].concat());
+            prop_assert!(frame.payload == [&one[..], &two].concat());
+            lane.commit(Way::Up, start + len);
+            prop_assert_eq!(lane.frame(Way::Up, start), Some((kind, [one, two].concat(), start + len)));
+            lane.commit(Way::Up, start + len - 1);
+            prop_assert_eq!(lane.frame(Way::Up, start), None, "not whole");
+        }
+
+        /// Whatever a peer has written, everywhere: what is read is a frame inside the ring, or none.
+        #[test]
+        fn a_lane_of_lies_is_read_in_bounds(
+            words in prop::collection::vec((0..AT_RINGS as u64 / 8, any::<u64>()), 0..40),
+            (at, bytes) in (0..2 * RING, prop::collection::vec(any::<u8>(), 0..100)),
+            (from, near) in (any::<u64>(), -10..100_000_i64),
+        ) {
+            let lane = Lane::create().unwrap();
+            for (word, value) in words {
+                lane.map.word(8 * word as usize).store(value, Relaxed);
+            }
+            let at = at.min(2 * RING - bytes.len() as u64);
+            lane.map.write(AT_RINGS + at as usize, &bytes);
+            for way in [Way::Up, Way::Down] {
+                lane.commit(way, from.wrapping_add_signed(near));
+                for from in [from, at, lane.consumed(way)] {
+                    if let Some((kind, payload, next)) = lane.frame(way, from) {
+                        prop_assert!(kind < 8 && (payload.len() as u64) < next - from && next - from <= RING);
+                    }
+                    let mut out = Vec::new();
+                    lane.read(way, from, lane.committed(way), &mut out);
+                    prop_assert!(out.len() as u64 <= RING);
+                    let mut rest = &out[..];
+                    while let Ok(Some((_, whole))) = frame::split(rest, RING) {
+                        rest = &rest[whole..];
+                    }
+                }
+            }
+            for claims in [Claims::Puts, Claims::Gets] {
+                let claim = lane.claim(claims);
+                prop_assert_eq!(lane.take_back(claims, u32::MAX), claim.left());
+                lane.give(claims, 5);
+                prop_assert_eq!(lane.claim(claims), Claim { end: claim.next.wrapping_add(5), ..claim });
+            }
+            prop_assert!(lane.hands().len() <= HANDS);
         }
 
         /// Whatever is given, taken and taken back adds up, and the counters may pass 2³² in the middle of it.

@@ -33,6 +33,13 @@ pub fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
     Ok(Credentials { pid: found.pid().unsigned_abs(), uid: found.uid(), gid: found.gid() })
 }
 
+/// The PID namespace in which this process's number means it: an inode; 0 without /proc.
+#[must_use]
+pub fn pid_space() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |space| space.ino())
+}
+
 /// The effective user of this process.
 #[must_use]
 pub fn own_uid() -> u32 {

@@ -8,10 +8,12 @@ use std::io;
 use std::sync::Arc;
 
 /// What both begin with; the last byte is the version.
-const MAGIC: [u8; 11] = *b"procession\x01";
-/// Magic, "I have a key", and a random number.
-const HELLO: usize = MAGIC.len() + 1 + NONCE;
+const MAGIC: [u8; 11] = *b"procession\x02";
+/// Magic, "I have a key", who says it, and a random number.
+const HELLO: usize = MAGIC.len() + 1 + SELF + NONCE;
 const NONCE: usize = 32;
+/// A [`Process`] in bytes.
+const SELF: usize = 12;
 const PROOF: usize = 32;
 
 /// The longest of what one side says at once.
@@ -35,7 +37,7 @@ impl Key {
     fn mac(&self, role: &[u8], talk: &Talk) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         // The role, so that what one side says proves nothing in the other's mouth.
-        for part in [role, &MAGIC, &talk.client, &talk.listener] {
+        for part in [role, &MAGIC, &talk.client.to_bytes(), &talk.listener.to_bytes()] {
             mac.update(part);
         }
         mac
@@ -58,6 +60,39 @@ pub fn nonce() -> io::Result<[u8; NONCE]> {
     Ok(nonce)
 }
 
+/// A process, as it knows itself. Two numbers mean the same process only within one PID namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Process {
+    /// Of its PID namespace, an inode; 0 if it cannot tell.
+    pub space: u64,
+    /// Its number there.
+    pub pid: u32,
+}
+
+/// What one side says of itself.
+#[derive(Debug, Clone, Copy, Default)]
+struct Card {
+    process: Process,
+    nonce: [u8; NONCE],
+}
+
+impl Card {
+    fn to_bytes(self) -> [u8; SELF + NONCE] {
+        let mut bytes = [0; SELF + NONCE];
+        bytes[..8].copy_from_slice(&self.process.space.to_le_bytes());
+        bytes[8..SELF].copy_from_slice(&self.process.pid.to_le_bytes());
+        bytes[SELF..].copy_from_slice(&self.nonce);
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; SELF + NONCE]) -> Self {
+        let (space, rest) = bytes.split_first_chunk::<8>().expect("it is longer");
+        let (pid, rest) = rest.split_first_chunk::<4>().expect("it is longer");
+        let process = Process { space: u64::from_le_bytes(*space), pid: u32::from_le_bytes(*pid) };
+        Self { process, nonce: *rest.first_chunk().expect("it is so long") }
+    }
+}
+
 /// Why there will be no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -67,6 +102,8 @@ pub enum Refusal {
     OneKey,
     /// The keys differ.
     WrongKey,
+    /// Who speaks to us passes on what another process says.
+    Relayed,
     /// The other side said no, without a reason.
     Declined,
 }
@@ -77,16 +114,19 @@ impl fmt::Display for Refusal {
             Self::Stranger => "the peer does not speak this version of procession's handshake",
             Self::OneKey => "one side has a key and the other has none; give both the same, or none",
             Self::WrongKey => "the peer's key is another one",
+            Self::Relayed => {
+                "what it says is another process's; somebody in between has taken the listener's name"
+            }
             Self::Declined => "the peer declined; do both have the same key?",
         })
     }
 }
 
-/// The two random numbers.
+/// Both sides' cards.
 #[derive(Debug)]
 struct Talk {
-    client: [u8; NONCE],
-    listener: [u8; NONCE],
+    client: Card,
+    listener: Card,
 }
 
 /// What to do next.
@@ -115,15 +155,17 @@ enum State {
 struct Side {
     key: Option<Key>,
     talk: Talk,
+    /// The other process's number, as the system says.
+    peer: u32,
     state: State,
     heard: Vec<u8>,
 }
 
 impl Side {
-    fn hello(&self, nonce: &[u8; NONCE]) -> Vec<u8> {
+    fn hello(&self, own: Card) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.push(self.key.is_some().into());
-        out.extend_from_slice(nonce);
+        out.extend_from_slice(&own.to_bytes());
         out
     }
 
@@ -134,8 +176,8 @@ impl Side {
         Some(next)
     }
 
-    /// Reads the peer's hello: its random number.
-    fn meet(&mut self) -> Result<Option<[u8; NONCE]>, Refusal> {
+    /// Reads the peer's hello. With a key nobody can change what it says, so it must be said by the very process that is connected.
+    fn meet(&mut self, own: Process) -> Result<Option<Card>, Refusal> {
         let begun = self.heard.len().min(MAGIC.len());
         if self.heard[..begun] != MAGIC[..begun] {
             return Err(Refusal::Stranger);
@@ -147,7 +189,12 @@ impl Side {
             0 | 1 => return Err(Refusal::OneKey),
             _ => return Err(Refusal::Stranger),
         }
-        Ok(hello.last_chunk().copied())
+        let card = Card::from_bytes(hello.last_chunk().expect("a hello is longer"));
+        let one_space = own.space != 0 && own.space == card.process.space;
+        if self.key.is_some() && one_space && card.process.pid != self.peer {
+            return Err(Refusal::Relayed);
+        }
+        Ok(Some(card))
     }
 
     fn refuse(&mut self, refusal: Refusal, word: &[u8]) -> Step {
@@ -161,11 +208,11 @@ impl Side {
 pub struct Host(Side);
 
 impl Host {
-    /// Of a new talk.
+    /// Of a new talk of `own`, this process, with `peer`, as the system calls it here.
     #[must_use]
-    pub fn new(key: Option<Key>, nonce: [u8; NONCE]) -> Self {
-        let talk = Talk { client: [0; NONCE], listener: nonce };
-        Self(Side { key, talk, state: State::Hello, heard: Vec::new() })
+    pub fn new(key: Option<Key>, nonce: [u8; NONCE], own: Process, peer: u32) -> Self {
+        let talk = Talk { client: Card::default(), listener: Card { process: own, nonce } };
+        Self(Side { key, talk, peer, state: State::Hello, heard: Vec::new() })
     }
 
     /// Hears what the client says, split anywhere.
@@ -175,11 +222,11 @@ impl Host {
         let mut said = Vec::new();
         loop {
             match side.state {
-                State::Hello => match side.meet() {
+                State::Hello => match side.meet(side.talk.listener.process) {
                     Ok(None) => break,
-                    Ok(Some(nonce)) => {
-                        side.talk.client = nonce;
-                        said = side.hello(&side.talk.listener);
+                    Ok(Some(card)) => {
+                        side.talk.client = card;
+                        said = side.hello(side.talk.listener);
                         if side.key.is_none() {
                             side.state = State::Over;
                             said.push(WELCOME);
@@ -190,7 +237,7 @@ impl Host {
                     }
                     // A client hears whether there is a key here, so that it can say what is wrong.
                     Err(Refusal::OneKey) => {
-                        let word = side.hello(&side.talk.listener);
+                        let word = side.hello(side.talk.listener);
                         return side.refuse(Refusal::OneKey, &word);
                     }
                     Err(refusal) => return side.refuse(refusal, &[]),
@@ -218,12 +265,12 @@ impl Host {
 pub struct Guest(Side);
 
 impl Guest {
-    /// Of a new talk, and its first words.
+    /// Of a new talk of `own`, this process, with `peer`, as the system calls it here; and its first words.
     #[must_use]
-    pub fn new(key: Option<Key>, nonce: [u8; NONCE]) -> (Self, Vec<u8>) {
-        let talk = Talk { client: nonce, listener: [0; NONCE] };
-        let side = Side { key, talk, state: State::Hello, heard: Vec::new() };
-        let said = side.hello(&nonce);
+    pub fn new(key: Option<Key>, nonce: [u8; NONCE], own: Process, peer: u32) -> (Self, Vec<u8>) {
+        let talk = Talk { client: Card { process: own, nonce }, listener: Card::default() };
+        let side = Side { key, talk, peer, state: State::Hello, heard: Vec::new() };
+        let said = side.hello(side.talk.client);
         (Self(side), said)
     }
 
@@ -234,10 +281,10 @@ impl Guest {
         let mut said = Vec::new();
         loop {
             match side.state {
-                State::Hello => match side.meet() {
+                State::Hello => match side.meet(side.talk.client.process) {
                     Ok(None) => break,
-                    Ok(Some(nonce)) => {
-                        side.talk.listener = nonce;
+                    Ok(Some(card)) => {
+                        side.talk.listener = card;
                         side.state = State::Verdict;
                         if let Some(key) = &side.key {
                             said = key.mac(b"client", &side.talk).finalize().into_bytes().to_vec();
@@ -276,10 +323,33 @@ mod tests {
         text.map(|text| Key::new(text.as_bytes()))
     }
 
+    const fn process(space: u64, pid: u32) -> Process {
+        Process { space, pid }
+    }
+
+    const HOST: Process = process(5, 10);
+    const GUEST: Process = process(5, 20);
+
+    fn a_host(key: Option<Key>, nonce: u8) -> Host {
+        Host::new(key, [nonce; NONCE], HOST, GUEST.pid)
+    }
+
+    fn a_guest(key: Option<Key>, nonce: u8) -> (Guest, Vec<u8>) {
+        Guest::new(key, [nonce; NONCE], GUEST, HOST.pid)
+    }
+
     /// How it ends for the host and for the guest, when bytes arrive in pieces of that size.
     fn talk(host_key: Option<&str>, guest_key: Option<&str>, piece: usize) -> (Option<Step>, Option<Step>) {
-        let mut host = Host::new(key(host_key), [1; NONCE]);
-        let (mut guest, mut to_host) = Guest::new(key(guest_key), [2; NONCE]);
+        let (guest, to_host) = a_guest(key(guest_key), 2);
+        talk_of(a_host(key(host_key), 1), guest, to_host, piece)
+    }
+
+    fn talk_of(
+        mut host: Host,
+        mut guest: Guest,
+        mut to_host: Vec<u8>,
+        piece: usize,
+    ) -> (Option<Step>, Option<Step>) {
         let (mut host_end, mut guest_end, mut to_guest) = (None, None, Vec::new());
         while !(to_host.is_empty() && to_guest.is_empty()) {
             for part in std::mem::take(&mut to_host).chunks(piece) {
@@ -331,14 +401,38 @@ mod tests {
         }
     }
 
+    /// Whoever has taken the listener's name, or the client's place, may pass on every byte, and has nothing of it.
+    #[test]
+    fn a_process_in_between_is_seen() {
+        let between = 99;
+        let k = || key(Some("k"));
+        for (host_sees, guest_sees) in [(between, HOST.pid), (GUEST.pid, between), (between, between)] {
+            let host = Host::new(k(), [1; NONCE], HOST, host_sees);
+            let (guest, hello) = Guest::new(k(), [2; NONCE], GUEST, guest_sees);
+            let (host_end, guest_end) = talk_of(host, guest, hello, 1000);
+            assert!(host_end != Some(OPEN) || guest_end == Some(refused(Refusal::Relayed)));
+            assert!(host_end == Some(refused(Refusal::Relayed)) || guest_sees == between);
+            assert_ne!(guest_end, Some(OPEN));
+        }
+        // Numbers of different namespaces say nothing; and what was changed on the way proves nothing.
+        let host = Host::new(k(), [1; NONCE], HOST, 0);
+        let (guest, hello) = Guest::new(k(), [2; NONCE], process(6, 20), 0);
+        assert_eq!(talk_of(host, guest, hello, 1000), (Some(OPEN), Some(OPEN)));
+        let host = Host::new(k(), [1; NONCE], HOST, between);
+        let (guest, mut hello) = Guest::new(k(), [2; NONCE], GUEST, HOST.pid);
+        let at = MAGIC.len() + 1 + 8;
+        hello[at..at + 4].copy_from_slice(&between.to_le_bytes());
+        assert_eq!(talk_of(host, guest, hello, 1000).0, Some(refused(Refusal::WrongKey)));
+    }
+
     #[test]
     fn a_proof_is_good_for_one_talk_and_one_side() {
-        let mut host = Host::new(key(Some("k")), [1; NONCE]);
-        let (mut guest, hello) = Guest::new(key(Some("k")), [2; NONCE]);
+        let mut host = a_host(key(Some("k")), 1);
+        let (mut guest, hello) = a_guest(key(Some("k")), 2);
         let Step::Say(answer) = host.hear(&hello) else { panic!() };
         let Step::Say(proof) = guest.hear(&answer) else { panic!() };
         // Played again to another talk.
-        let mut other = Host::new(key(Some("k")), [3; NONCE]);
+        let mut other = a_host(key(Some("k")), 3);
         let _ = other.hear(&hello);
         assert!(matches!(other.hear(&proof), Step::Refuse(Refusal::WrongKey, _)));
         // Sent back where it came from.
@@ -355,11 +449,11 @@ mod tests {
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..8),
             polite: bool,
         ) {
-            let mut host = Host::new(key(Some("k")), [1; NONCE]);
-            let (mut guest, hello) = Guest::new(key(Some("k")), [2; NONCE]);
+            let mut host = a_host(key(Some("k")), 1);
+            let (mut guest, hello) = a_guest(key(Some("k")), 2);
             if polite {
                 let _ = host.hear(&hello);
-                let _ = guest.hear(&Guest::new(key(Some("k")), [3; NONCE]).1);
+                let _ = guest.hear(&a_guest(key(Some("k")), 3).1);
             }
             for piece in pieces {
                 prop_assert!(!matches!(host.hear(&piece), Step::Open(_)));
