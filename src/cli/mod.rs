@@ -1,5 +1,6 @@
 //! The operator's words: what may be typed, and what is said back. All packages for terminals stay behind this door.
 
+pub mod compare;
 pub(crate) mod duration;
 mod exit;
 mod happenings;
@@ -41,6 +42,7 @@ enum Verb {
     Restart(talk::Restart),
     Scale(talk::Scale),
     Signal(talk::Signal),
+    Compare(compare::Compare),
     #[command(hide = true)]
     Completions(shell::Completions),
     #[command(hide = true)]
@@ -61,6 +63,7 @@ impl Verb {
             Self::Restart(restart) => restart.run(),
             Self::Scale(scale) => scale.run(),
             Self::Signal(signal) => signal.run(),
+            Self::Compare(compare) => compare.run(),
             Self::Completions(completions) => completions.run(Procession::command()),
             Self::Man(man) => man.run(Procession::command()),
         }

@@ -71,7 +71,7 @@ impl Engine {
         let lead = keeper.lead().expect("nobody else has this keeper");
         inbox.poller.add(&lead, Interest::Read, KEEPER)?;
         inbox.settle();
-        let template = Template::new(&plan.words, &plan.place, plan.mode == Mode::Args);
+        let template = Template::new(&plan.words, &plan.place, plan.append && plan.mode == Mode::Args);
         Ok(Self {
             template,
             state: State::new(plan.rules.clone()),

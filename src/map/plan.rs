@@ -52,6 +52,8 @@ pub enum Print {
 pub(crate) struct Plan {
     pub(crate) words: Vec<OsString>,
     pub(crate) place: Vec<u8>,
+    /// Does the task become the last argument where it has no place?
+    pub(crate) append: bool,
     pub(crate) mode: Mode,
     pub(crate) print: Print,
     pub(crate) terminator: Vec<u8>,
@@ -114,6 +116,7 @@ impl Map {
         let plan = Plan {
             words: vec![program.as_ref().into()],
             place: b"{}".into(),
+            append: true,
             mode: Mode::Args,
             print: Print::Group,
             terminator: b"\n".into(),
@@ -142,6 +145,13 @@ impl Map {
     /// What stands for the task in the arguments, instead of `{}`.
     pub fn placeholder(mut self, place: impl AsRef<[u8]>) -> Self {
         self.plan.place = place.as_ref().into();
+        self
+    }
+
+    /// The same program with the same arguments for each task: one that has no place is not appended.
+    #[cfg(feature = "cli")]
+    pub(crate) const fn exactly(mut self) -> Self {
+        self.plan.append = false;
         self
     }
 
