@@ -1,6 +1,7 @@
 //! What it costs to start a program for each task: as `procession map` does it, and as a thread does it by hand.
 
 use super::measure::per_task;
+use crate::cause::Cause;
 use crate::map::{Map, MapError, News, Print};
 use std::ffi::OsString;
 use std::io;
@@ -26,11 +27,20 @@ pub struct Launch {
     pub by_std: f64,
 }
 
+/// Why that could not be measured.
+#[derive(Debug)]
+pub enum LaunchError {
+    /// The program ends so, or never ran.
+    Ended(Cause),
+    /// All the rest.
+    Run(MapError),
+}
+
 /// Runs the program again and again, without input and output, in turns: for as long as `patience` lasts, and once at least.
 ///
 /// # Errors
-/// [`MapError`]: it cannot be started. An end that is no success is an error, too.
-pub fn launch(words: &[OsString], workers: usize, patience: Duration) -> Result<Launch, MapError> {
+/// [`LaunchError`]: it cannot be started, or its end is no success.
+pub fn launch(words: &[OsString], workers: usize, patience: Duration) -> Result<Launch, LaunchError> {
     let before = Instant::now();
     let once = by_map(words, 1, 1)?;
     let each =
@@ -39,7 +49,8 @@ pub fn launch(words: &[OsString], workers: usize, patience: Duration) -> Result<
     let mut launch = Launch { name, by_map: f64::MAX, by_std: f64::MAX };
     for _ in 0..TURNS {
         launch.by_map = launch.by_map.min(by_map(words, workers, each)?);
-        launch.by_std = launch.by_std.min(by_std(words, workers, each)?);
+        launch.by_std =
+            launch.by_std.min(by_std(words, workers, each).map_err(|error| LaunchError::Run(error.into()))?);
         if before.elapsed() > patience {
             break;
         }
@@ -47,17 +58,16 @@ pub fn launch(words: &[OsString], workers: usize, patience: Duration) -> Result<
     Ok(launch)
 }
 
-fn by_map(words: &[OsString], workers: usize, each: usize) -> Result<f64, MapError> {
+fn by_map(words: &[OsString], workers: usize, each: usize) -> Result<f64, LaunchError> {
     let tasks = repeat_with(|| Ok(Box::default())).take(each * workers);
     let map =
         Map::new(&words[0]).args(&words[1..]).exactly().jobs(workers).print(Print::None).subreaper(true);
     let before = Instant::now();
-    let mut begun = None;
-    map.run(tasks, |news| match news {
+    let (mut begun, mut bad) = (None, None);
+    let run = map.run(tasks, |news| match news {
         News::Report(report) if !report.cause.is_ok() => {
-            let text =
-                format!("the program ends with {}; give one that succeeds, as in -- true", report.cause);
-            Err(io::Error::other(text))
+            bad.get_or_insert(report.cause);
+            Err(io::ErrorKind::Other.into())
         }
         News::Report(_) => {
             // The first one pays for the keeper.
@@ -65,7 +75,12 @@ fn by_map(words: &[OsString], workers: usize, each: usize) -> Result<f64, MapErr
             Ok(())
         }
         _ => Ok(()),
-    })?;
+    });
+    match (bad, run) {
+        (Some(cause), _) => return Err(LaunchError::Ended(cause)),
+        (None, Err(error)) => return Err(LaunchError::Run(error)),
+        (None, Ok(_)) => {}
+    }
     let start = begun.filter(|_| each > 4).unwrap_or(before);
     Ok(per_task(start.elapsed(), each))
 }

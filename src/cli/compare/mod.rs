@@ -7,13 +7,13 @@ mod measure;
 mod plot;
 mod workers;
 
-pub use launch::{Launch, launch};
+pub use launch::{Launch, LaunchError, launch};
 pub use measure::{Cost, ROUNDS, SIZES, measure};
 pub use plot::draw;
 pub use workers::{Parcel, Workers};
 
 use super::{Code, duration, say};
-use crate::map::MapError;
+use crate::cause::Cause;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Measure what processes cost against threads, by the size of the task
+/// Measures what processes cost against threads, by the size of the task
 ///
 /// The same spinning tasks run in a plain loop, in a ThreadPool and in a Pool of processes; what a worker spends on a task
 /// above the task's own work is the overhead. With a program, also what it costs to start that for every task, by
@@ -92,10 +92,14 @@ impl Compare {
         let launch = match self.command.as_slice() {
             [] => None,
             words => Some(launch(words, jobs, self.time / 4).map_err(|error| match error {
-                MapError::Spawn(error) => (Code::of_failed_start(error.cause()), error.to_string()),
-                // The program's own failure, in our words.
-                MapError::Output(error) => (Code::Failed, error.to_string()),
-                error => own(&error),
+                LaunchError::Ended(cause @ Cause::Spawn { .. }) => {
+                    (Code::of_failed_start(cause), format!("{}: {cause}", words[0].display()))
+                }
+                LaunchError::Ended(cause) => {
+                    let name = words[0].display();
+                    (Code::Failed, format!("{name} ends with {cause}; give one that succeeds, as in -- true"))
+                }
+                LaunchError::Run(error) => own(&error),
             })?),
         };
         let sizes = if self.sizes.is_empty() { SIZES.to_vec() } else { self.sizes };
