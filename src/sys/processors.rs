@@ -18,7 +18,7 @@ pub(crate) fn affinity() -> Option<usize> {
 ///
 /// # Errors
 /// EINVAL: one of them is not there, or not for this process.
-#[cfg(feature = "cli")]
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for the tool alone"))]
 pub(crate) fn use_only(cpus: &[usize]) -> io::Result<()> {
     let own = sched_getaffinity(Pid::from_raw(0))?;
     let mut set = CpuSet::new();
@@ -36,7 +36,7 @@ pub(crate) fn use_only(cpus: &[usize]) -> io::Result<()> {
 ///
 /// # Errors
 /// EPERM, EACCES: less is not for everybody.
-#[cfg(feature = "cli")]
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for the tool alone"))]
 #[allow(unsafe_code, reason = "the cellar")]
 pub(crate) fn be_nice(more: i32) -> io::Result<()> {
     Errno::clear();
