@@ -479,6 +479,10 @@ fn verdict(outcome: &Outcome, alone: bool, unheard: Option<io::ErrorKind>) -> Co
         Some(_) => return Code::Own,
         None => {}
     }
+    // Whether it was killed or had ended by then: what it printed is not whole.
+    if let (true, Some((cause @ Cause::OutputLimit, _))) = (alone, outcome.last()) {
+        return Code::Child(u8::try_from(cause.exit_code()).unwrap_or(125));
+    }
     if let (true, Some((cause, exit))) = (alone, outcome.last())
         && cause != Cause::StartTimeout
     {
