@@ -10,13 +10,11 @@
 //! ```
 
 mod options;
-mod overhead;
-mod plot;
 mod progress;
-mod workers;
 
 use comfy_table::{CellAlignment, Table, presets};
 use options::{Options, USAGE};
+use procession::cli::compare::{ROUNDS, SIZES, Workers, draw, measure, table};
 use procession::{AsyncResult, Pool, ThreadPool, cpu_count};
 use progress::Progress;
 use std::error::Error;
@@ -25,8 +23,9 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use workers::Workers;
 
+/// On a busy machine fewer rounds of measuring have to do.
+const PATIENCE: Duration = Duration::from_secs(11);
 /// So many numbers make one map: large enough to cost nothing, small enough that a long job shows its progress.
 const STEP: i64 = 200_000;
 
@@ -124,9 +123,11 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if let Some(mut file) = plot {
         // More spinning tasks than processors would measure the scheduler.
         let workers = options.workers.min(cpu_count());
-        let costs = overhead::measure(workers)?;
-        writeln!(out, "{}", overhead::table(&costs))?;
-        file.write_all(plot::draw(&costs, workers)?.as_bytes())?;
+        let progress = Progress::new("measuring overhead by task size", ROUNDS);
+        let costs = measure(workers, &SIZES, PATIENCE, || progress.advance())?;
+        drop(progress);
+        write!(out, "{}", table(&costs, None))?;
+        file.write_all(draw(&costs, workers, None)?.as_bytes())?;
     }
     Ok(())
 }

@@ -3,14 +3,26 @@
 use crate::cause::Cause;
 use std::process::ExitCode;
 
+/// The same in brief.
+pub(super) const LINE: &str = "\
+Exit codes: 0, 122 gave up, 123 a task failed, 124 deadline, 125 our own error,
+126 and 127 no such program, 128+n signal n";
+
+/// Of the verbs that talk to a running one.
+pub(super) const TALK: &str = "\
+Exit codes: 0 all up, or done as asked; 1 refused, or too late;
+3 some not running; 4 nobody there; 125 our own error";
+
 /// The last page of the help.
 pub(super) const TABLE: &str = "\
 Exit codes:
-  0         everything succeeded          125       procession itself failed
-  122       gave up restarting            126, 127  the program is not executable, not found
-  123       at least one task failed      128+n     ended by signal n: 130 Ctrl-C, 143 TERM, 141 stdout closed
-  124       the deadline passed           child's   run -n 1 --restart no: the program's own
-  status, stop, …: 0 all up, 1 refused or timed out, 3 some not running, 4 nobody there";
+  0    everything succeeded        125       procession itself failed
+  122  gave up restarting          126, 127  PROG not executable, not found
+  123  at least one task failed    128+n     signal n: 130 Ctrl-C, 143 TERM,
+  124  the deadline passed                   141 stdout closed
+  run -n 1 --restart no: PROG's own
+  status, stop, …: 0 all up, 1 refused or too late, 3 some not running,
+                   4 nobody there";
 
 /// How the tool ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,7 +33,8 @@ impl Teller {
         if let HappeningKind::Warning(text) = &happening.kind {
             return Some(text.clone());
         }
-        if self.quiet {
+        // That it was killed by us it would not tell itself.
+        if self.quiet && happening.kind != HappeningKind::Verbose {
             return None;
         }
         let who = match self.pids.get(&happening.id) {
@@ -57,6 +58,9 @@ impl Teller {
             HappeningKind::Leak { count } => format!("{who} left {count} processes behind; they were killed"),
             HappeningKind::TooLarge { rss } => {
                 format!("{who} has {} of memory, and is replaced", size::show(*rss))
+            }
+            HappeningKind::Verbose => {
+                format!("{who} has printed more than it may, and is killed (-l output=)")
             }
             HappeningKind::Spawn { .. } if self.verbose => format!("{who} started"),
             HappeningKind::Ready if self.verbose => format!("{who} is ready"),

@@ -1,9 +1,13 @@
 //! The operator's words: what may be typed, and what is said back. All packages for terminals stay behind this door.
 
+mod around;
+mod budget;
+pub mod compare;
 pub(crate) mod duration;
 mod exit;
 mod happenings;
 mod map;
+mod meant;
 mod place;
 mod run;
 mod shell;
@@ -14,7 +18,7 @@ mod talk;
 
 pub(crate) use exit::Code;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -41,6 +45,7 @@ enum Verb {
     Restart(talk::Restart),
     Scale(talk::Scale),
     Signal(talk::Signal),
+    Compare(compare::Compare),
     #[command(hide = true)]
     Completions(shell::Completions),
     #[command(hide = true)]
@@ -61,8 +66,9 @@ impl Verb {
             Self::Restart(restart) => restart.run(),
             Self::Scale(scale) => scale.run(),
             Self::Signal(signal) => signal.run(),
-            Self::Completions(completions) => completions.run(Procession::command()),
-            Self::Man(man) => man.run(Procession::command()),
+            Self::Compare(compare) => compare.run(),
+            Self::Completions(completions) => completions.run(command()),
+            Self::Man(man) => man.run(command()),
         }
     }
 }
@@ -72,12 +78,41 @@ pub(crate) fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "procession: {text}");
 }
 
+/// What may be typed.
+fn command() -> Command {
+    let programs = ["map", "run", "compare"];
+    Procession::command().mut_subcommands(|verb| {
+        if programs.contains(&verb.get_name()) || verb.is_hide_set() {
+            verb
+        } else {
+            verb.after_help(exit::TALK)
+        }
+    })
+}
+
+/// `-h` fits a screen: each option a line, and no table.
+fn brief(command: Command) -> Command {
+    command.mut_subcommands(|verb| {
+        let verb = if verb.get_after_help().is_some() { verb } else { verb.after_help(exit::LINE) };
+        verb.mut_args(|option| {
+            let option = option.help_heading(None::<&str>);
+            let has_value = option.get_action().takes_values();
+            if has_value { option.hide_possible_values(true).hide_default_value(true) } else { option }
+        })
+    })
+}
+
 /// The tool, from its arguments to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = match Procession::command().try_get_matches() {
+    let mut command = command();
+    if std::env::args_os().take_while(|word| word != "--").any(|word| word == "-h") {
+        command = brief(command);
+    }
+    let matches = match command.try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => {
+        Err(mut error) => {
+            meant::suggest(&mut error);
             let _ = error.print();
             return if error.use_stderr() { Code::Own } else { Code::Ok }.into();
         }

@@ -54,7 +54,7 @@ impl Listening {
             SIGTSTP => self.remote.suspend(),
             _ => {
                 let rows: Vec<Row> = self.remote.status().into_iter().map(Row::from).collect();
-                let _ = io::stderr().lock().write_all(table::draw(&rows).as_bytes());
+                let _ = io::stderr().lock().write_all(table::draw(&rows, &[]).as_bytes());
             }
         }
     }

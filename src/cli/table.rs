@@ -7,6 +7,9 @@ use std::time::Duration;
 
 const HEAD: [&str; 9] = ["NAME", "ID", "PID", "STATE", "UP", "RESTARTS", "CPU", "RSS", "LAST EXIT"];
 
+/// The same for machines.
+const NAMES: [&str; 9] = ["name", "id", "pid", "state", "up", "restarts", "cpu", "rss", "last_exit"];
+
 fn cells(row: &Row) -> [String; 9] {
     let time = |seconds: f64| duration::show(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
@@ -36,12 +39,27 @@ fn cells(row: &Row) -> [String; 9] {
     .map(|cell| cell.replace(|c: char| c.is_control(), " "))
 }
 
+/// A column by its name, in the table or in the other forms.
+pub(super) fn column(text: &str) -> Result<usize, String> {
+    let name = text.to_ascii_lowercase();
+    NAMES
+        .iter()
+        .position(|column| *column == name)
+        .ok_or_else(|| format!("there is no column `{text}`; there are {}", NAMES.join(", ")))
+}
+
+/// All unless some are named.
+fn chosen<T: Clone>(all: &[T], columns: &[usize]) -> Vec<T> {
+    if columns.is_empty() { all.to_vec() } else { columns.iter().map(|&at| all[at].clone()).collect() }
+}
+
 /// In columns.
-pub(super) fn draw(rows: &[Row]) -> String {
-    let mut all = vec![HEAD.map(String::from)];
-    all.extend(rows.iter().map(cells));
-    let widths: Vec<usize> =
-        (0..HEAD.len()).map(|at| all.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
+pub(super) fn draw(rows: &[Row], columns: &[usize]) -> String {
+    let mut all = vec![chosen(&HEAD.map(String::from), columns)];
+    all.extend(rows.iter().map(|row| chosen(&cells(row), columns)));
+    let widths: Vec<usize> = (0..all[0].len())
+        .map(|at| all.iter().map(|row| row[at].chars().count()).max().unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for row in all {
         let padded: Vec<String> =
@@ -53,8 +71,9 @@ pub(super) fn draw(rows: &[Row]) -> String {
 }
 
 /// Separated by tabs: exact seconds and bytes.
-pub(super) fn tsv(rows: &[Row]) -> String {
-    let mut text = String::from("name\tid\tpid\tstate\tup\trestarts\tcpu\trss\tlast_exit\n");
+pub(super) fn tsv(rows: &[Row], columns: &[usize]) -> String {
+    let mut text = chosen(&NAMES, columns).join("\t");
+    text.push('\n');
     for row in rows {
         let or_none = |text: Option<String>| text.unwrap_or_default();
         let fields = [
@@ -68,8 +87,17 @@ pub(super) fn tsv(rows: &[Row]) -> String {
             or_none(row.rss.map(|rss| rss.to_string())),
             or_none(row.last_exit.clone()),
         ];
-        text.push_str(&fields.join("\t"));
+        text.push_str(&chosen(&fields, columns).join("\t"));
         text.push('\n');
     }
     text
+}
+
+/// A line of JSON.
+pub(super) fn json(row: &Row, columns: &[usize]) -> String {
+    let mut value = serde_json::to_value(row).unwrap_or_default();
+    if let (false, Some(fields)) = (columns.is_empty(), value.as_object_mut()) {
+        fields.retain(|name, _| columns.iter().any(|&at| NAMES[at] == name));
+    }
+    format!("{value}\n")
 }

@@ -28,6 +28,12 @@ pub(super) struct Status {
     /// A JSON object a line
     #[arg(long)]
     json: bool,
+    /// Tab-separated, on a terminal too
+    #[arg(long, conflicts_with = "json")]
+    plain: bool,
+    /// These columns, as in name,pid,state
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = table::column)]
+    output: Vec<usize>,
     /// Again and again, until Ctrl-C
     #[arg(short, long)]
     watch: bool,
@@ -40,8 +46,9 @@ pub(super) struct Stop {
     at: Where,
 }
 
-/// Replaces copies, one after the other
+/// Replaces copies, one after the other; files of variables are read again
 #[derive(Debug, Args)]
+#[command(visible_alias = "reload")]
 pub(super) struct Restart {
     #[command(flatten)]
     at: Where,
@@ -216,12 +223,10 @@ impl Status {
         loop {
             let rows = found.rows()?;
             let text = match () {
-                () if self.json => {
-                    rows.iter().map(|row| serde_json::to_string(row).unwrap_or_default() + "\n").collect()
-                }
-                () if terminal && self.watch => format!("\x1b[H\x1b[2J{}", table::draw(&rows)),
-                () if terminal => table::draw(&rows),
-                () => table::tsv(&rows),
+                () if self.json => rows.iter().map(|row| table::json(row, &self.output)).collect(),
+                () if !terminal || self.plain => table::tsv(&rows, &self.output),
+                () if self.watch => format!("\x1b[H\x1b[2J{}", table::draw(&rows, &self.output)),
+                () => table::draw(&rows, &self.output),
             };
             if !print(text.as_bytes()) {
                 return Ok(Code::Signal(13));

@@ -5,7 +5,7 @@ mod protocol;
 mod server;
 
 pub(crate) use client::{Client, TalkError};
-pub(crate) use protocol::{Request, Row};
+pub(crate) use protocol::{Request, Row, event, printed};
 pub(crate) use server::Server;
 
 use procession_worker::sys::door;

@@ -1,9 +1,9 @@
 //! What is said at the socket: a line of JSON each.
 
-use crate::supervise::{Happening, HappeningKind, PlaceStatus};
+use crate::supervise::{Happening, HappeningKind, PlaceStatus, stamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// What is wanted. No `ids` means all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,23 +102,6 @@ pub(super) fn line(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// As RFC 3339 has it, in UTC, to the millisecond.
-fn stamp(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, of_day) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    // Years that begin in March, in eras of 400: a leap day is the last of its year then.
-    let day = days + 719_468;
-    let (era, day) = (day / 146_097, day % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    let (year, millis) = (400 * era + year, since.subsec_millis());
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
 /// An event as a line of JSON.
 pub(crate) fn event(happening: &Happening) -> Vec<u8> {
     let mut event = json!({
@@ -143,9 +126,32 @@ pub(crate) fn event(happening: &Happening) -> Vec<u8> {
         HappeningKind::Leak { count } => add("count", json!(count)),
         HappeningKind::TooLarge { rss } => add("rss", json!(rss)),
         HappeningKind::Warning(text) => add("text", json!(text)),
-        HappeningKind::Ready | HappeningKind::Stopping | HappeningKind::Killing | HappeningKind::Late => {}
+        HappeningKind::Ready
+        | HappeningKind::Stopping
+        | HappeningKind::Killing
+        | HappeningKind::Late
+        | HappeningKind::Verbose => {}
     }
     line(&event)
+}
+
+/// What a copy has printed, a line of JSON for each line; in `hex` where it is no text.
+pub(crate) fn printed(name: &str, id: u32, err: bool, text: &[u8]) -> Vec<u8> {
+    let stream = if err { "err" } else { "out" };
+    let now = stamp(SystemTime::now());
+    let one = |part: &[u8]| {
+        let bare = part.strip_suffix(b"\n").unwrap_or(part);
+        let mut record = json!({ "v": 1, "t": now, "name": name, "id": id, "stream": stream });
+        let (key, value) = match std::str::from_utf8(bare) {
+            Ok(text) => ("text", text.to_owned()),
+            Err(_) => ("hex", bare.iter().map(|byte| format!("{byte:02x}")).collect()),
+        };
+        if let Some(fields) = record.as_object_mut() {
+            fields.insert(key.into(), value.into());
+        }
+        line(&record)
+    };
+    text.split_inclusive(|&b| b == b'\n').flat_map(one).collect()
 }
 
 #[cfg(test)]
@@ -158,19 +164,6 @@ mod tests {
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
             let _ = serde_json::from_slice::<Request>(&bytes);
             let _ = serde_json::from_slice::<Reply>(&bytes);
-        }
-    }
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_399, "2000-02-28T23:59:59.000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000Z"),
-            (1_795_312_605, "2026-11-22T01:56:45.000Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
-        ] {
-            assert_eq!(stamp(UNIX_EPOCH + std::time::Duration::from_secs(seconds)), text);
         }
     }
 

@@ -158,6 +158,17 @@ impl Running {
         self.ask(&Ask::Stop(self.cell.id, signal))
     }
 
+    /// As [`begin_stop`](Self::begin_stop), but the signal goes to the program alone; what is left when it ends is killed.
+    pub(crate) fn stop_main(&self, signal: i32) -> io::Result<()> {
+        let mut life = self.cell.life();
+        if matches!(life.phase, Phase::Running) {
+            life.wishes.stop = true;
+        }
+        drop(life);
+        self.signal(signal)?;
+        self.signal(crate::sys::SIGCONT)
+    }
+
     /// Ends the tree: `signal` to all of it, SIGCONT, and after `grace` SIGKILL to whatever is left. Waits until nothing is.
     ///
     /// ```

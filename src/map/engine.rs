@@ -1,5 +1,7 @@
 //! The thin shell around the state: starts programs by the keeper, moves bytes, tells the time.
 
+mod hearing;
+
 use super::hopper::{Hopper, Item};
 use super::inbox::{Event, Inbox};
 use super::outbox::Outbox;
@@ -14,7 +16,6 @@ use crate::process::Stdio;
 use crate::program::{Program, Stage};
 use crate::sys::poller::Interest;
 use crate::sys::{E2BIG, EAGAIN, ECANCELED, EINVAL, SIGCONT, SIGSTOP};
-use procession_worker::sys::fd;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub(super) struct Engine {
     pub(super) fatal: Option<super::MapError>,
     reports: Vec<Report>,
     pieces: Vec<Piece>,
+    /// Tokens of pipes that are not listened to, since what came of them has not left the house.
+    muted: Vec<u64>,
 }
 
 impl Engine {
@@ -71,7 +74,7 @@ impl Engine {
         let lead = keeper.lead().expect("nobody else has this keeper");
         inbox.poller.add(&lead, Interest::Read, KEEPER)?;
         inbox.settle();
-        let template = Template::new(&plan.words, &plan.place, plan.mode == Mode::Args);
+        let template = plan.template();
         Ok(Self {
             template,
             state: State::new(plan.rules.clone()),
@@ -89,6 +92,7 @@ impl Engine {
             fatal: None,
             reports: Vec::new(),
             pieces: Vec::new(),
+            muted: Vec::new(),
             plan,
         })
     }
@@ -137,6 +141,7 @@ impl Engine {
         let now = self.now();
         match event {
             Event::Tasks | Event::Written => {}
+            Event::Room => self.unmute(),
             Event::Ended(slot, generation, how) => self.ended(slot, generation, how),
             Event::Broken => self.state.stop(Why::Fatal, now),
             Event::Stop(signal) => self.state.stop(Why::Signal(signal), now),
@@ -190,15 +195,23 @@ impl Engine {
     }
 
     fn feed(&mut self) {
-        let hunger = self.state.hunger();
         if self.state.is_ending() {
-            self.hopper.close();
-        } else if hunger > 0 && !self.state.input_ended() {
+            return self.hopper.close();
+        }
+        // Those that are passed over still no hunger, and nobody tells of the ones behind them.
+        let mut more = true;
+        while more && !self.state.input_ended() {
+            let (hunger, mut count) = (self.state.hunger(), 0);
             let state = &mut self.state;
-            match self.hopper.take(hunger, |item: Item| match item {
-                Some(task) => state.add(task),
-                None => state.skip(),
-            }) {
+            let end = self.hopper.take(hunger, |item: Item| {
+                count += 1;
+                match item {
+                    Some(task) => state.add(task),
+                    None => state.skip(),
+                }
+            });
+            more = count > 0 && count == hunger;
+            match end {
                 None => {}
                 Some(Ok(())) => state.end_of_input(),
                 Some(Err(error)) => {
@@ -299,7 +312,10 @@ impl Engine {
         number: u64,
         attempt: u32,
     ) -> Result<(), SpawnError> {
-        let mut program = Program::new(&words[0])
+        let mut program = self
+            .plan
+            .around
+            .apply(Program::new(&words[0]))
             .args(&words[1..])
             .env("PROCESSION_SLOT", (slot + 1).to_string())
             .env("PARALLEL_JOBSLOT", (slot + 1).to_string());
@@ -410,142 +426,9 @@ impl Engine {
         match kind {
             IN => self.flush(slot),
             // What follows speaks already; that it is its turn, the keeper says in the same breath.
-            _ if kind == OUT[turn] || kind == ERR[turn] => self.read(slot, kind == ERR[turn], false),
+            _ if kind == OUT[turn] || kind == ERR[turn] => self.listen(slot, token, kind == ERR[turn]),
             _ => {}
         }
-    }
-
-    /// Reads what a program has said, once or until there is nothing more.
-    fn read(&mut self, slot: usize, is_err: bool, all: bool) {
-        loop {
-            let Some(seat) = self.seats.get_mut(slot) else { return };
-            let berth = seat.now();
-            let Some(channel) = (if is_err { &berth.err } else { &berth.out }) else { return };
-            self.chunk.clear();
-            let n = match fd::read(&channel.read, &mut self.chunk, CHUNK) {
-                Ok(n) => n,
-                Err(_) => return,
-            };
-            if n == 0 {
-                return;
-            }
-            self.said(slot, is_err);
-            if !all || n < CHUNK / 16 {
-                return;
-            }
-        }
-    }
-
-    /// A program has said what is in the chunk.
-    fn said(&mut self, slot: usize, is_err: bool) {
-        let chunk = std::mem::take(&mut self.chunk);
-        let seat = &mut self.seats[slot];
-        if matches!(self.plan.mode, Mode::Lines | Mode::Json) && !is_err {
-            seat.said.extend_from_slice(&chunk);
-            self.answers(slot);
-        } else {
-            let product = &mut seat.now_mut().product;
-            let room = self
-                .plan
-                .output_limit
-                .map_or(u64::MAX, |limit| limit.saturating_sub(product.out.len() + product.err.len()));
-            let fits = chunk.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-            let spill = if is_err { &mut product.err } else { &mut product.out };
-            let pushed = spill.push(&chunk[..fits]);
-            if fits < chunk.len() {
-                let now = self.now();
-                self.state.doom(slot, Cause::OutputLimit, now);
-            }
-            if let Err(error) = pushed {
-                let now = self.now();
-                self.fail(super::MapError::Output(error), now);
-            }
-            if self.plan.print == Print::Lines {
-                self.whole_lines(slot, is_err, false);
-            }
-        }
-        self.chunk = chunk;
-    }
-
-    /// Passes on what a task has said, as far as its lines are whole, or to its end.
-    fn whole_lines(&mut self, slot: usize, is_err: bool, to_end: bool) {
-        let Some((task, _)) = self.state.at_work(slot) else { return };
-        let (seq, name) = (task.seq + 1, task.bytes.clone());
-        let product = &mut self.seats[slot].now_mut().product;
-        let spill = if is_err { &mut product.err } else { &mut product.out };
-        let memory = spill.memory();
-        let len = if to_end {
-            memory.len()
-        } else {
-            memory.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1)
-        };
-        if len == 0 {
-            return;
-        }
-        let mut bytes: Vec<u8> = memory.drain(..len).collect();
-        if to_end && bytes.last() != Some(&b'\n') {
-            bytes.push(b'\n');
-        }
-        self.pieces.push(Piece { seq, task: name, slot: slot + 1, is_err, bytes });
-    }
-
-    /// Takes the answers of a long-lived worker out of what it has said.
-    fn answers(&mut self, slot: usize) {
-        let mut said = std::mem::take(&mut self.seats[slot].said);
-        let mut from = self.seats[slot].searched;
-        let mut begin = 0;
-        let now = self.now();
-        while let Some(at) = said[from..].iter().position(|byte| *byte == b'\n') {
-            let line = &said[begin..=from + at];
-            (begin, from) = (from + at + 1, from + at + 1);
-            if !self.answer(slot, line, now) {
-                break;
-            }
-        }
-        // A long line comes in many pieces, and is not moved for each.
-        said.drain(..begin);
-        let seat = &mut self.seats[slot];
-        seat.searched = said.len();
-        seat.said = said;
-        let over = self.plan.output_limit.is_some_and(|limit| seat.said.len() as u64 > limit);
-        if over {
-            self.state.doom(slot, Cause::OutputLimit, now);
-        }
-    }
-
-    /// One line from a worker; false if it makes no sense: then the worker's time is over.
-    fn answer(&mut self, slot: usize, line: &[u8], now: Time) -> bool {
-        let (at, cause, out, err) = match self.plan.mode {
-            Mode::Json => match super::json::answer(line) {
-                Some(super::json::Answer::Beat) => return true,
-                Some(super::json::Answer::Ok(id, out)) => {
-                    (self.state.place_of(slot, id), Cause::Ok, out, Vec::new())
-                }
-                Some(super::json::Answer::Error(id, text)) => {
-                    (self.state.place_of(slot, id), Cause::Exit(1), Vec::new(), text)
-                }
-                None => (None, Cause::Ok, Vec::new(), Vec::new()),
-            },
-            _ => (self.state.at_work(slot).map(|_| 0), Cause::Ok, line.to_vec(), Vec::new()),
-        };
-        let Some(at) = at else {
-            // It speaks when nobody has asked.
-            self.state.doom(slot, Cause::Lost(Loss::Protocol), now);
-            self.kill(slot);
-            return false;
-        };
-        let berth = self.seats[slot].now_mut();
-        let fresh = Product::new(if at == 0 { SystemTime::now() } else { berth.product.started });
-        let mut product = if at == 0 { std::mem::replace(&mut berth.product, fresh) } else { fresh };
-        product.pid = berth.running.as_ref().and_then(Running::pid_if_started);
-        let out = if self.plan.print == Print::None { &[][..] } else { &out };
-        let pushed = product.out.push(out).and_then(|()| product.err.push(&err));
-        let weight = product.weight();
-        self.state.answered(slot, at, cause, product, weight, now);
-        if let Err(error) = pushed {
-            self.fail(super::MapError::Output(error), now);
-        }
-        true
     }
 
     fn ended(&mut self, slot: usize, generation: u64, how: Result<Ended, SpawnError>) {

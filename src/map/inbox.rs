@@ -19,6 +19,8 @@ pub(crate) enum Event {
     Ended(usize, u64, Result<Ended, SpawnError>),
     /// Reports have left the house: the engine waits for it.
     Written,
+    /// So much of what programs print has left the house that more may be read.
+    Room,
     /// Whoever takes the reports cannot go on.
     Broken,
     Stop(i32),

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 /// The first line of the table.
@@ -43,6 +43,7 @@ pub(crate) enum Opening {
 /// A log that is being written.
 #[derive(Debug)]
 pub(crate) struct JobLog {
+    path: PathBuf,
     file: File,
     form: Form,
     pending: Vec<u8>,
@@ -63,7 +64,7 @@ impl JobLog {
         if form == Form::Table && file.seek(SeekFrom::End(0)).unwrap_or(0) == 0 {
             pending.extend_from_slice(HEAD.as_bytes());
         }
-        let mut log = Self { file, form, pending };
+        let mut log = Self { path: path.into(), file, form, pending };
         log.flush()?;
         Ok(log)
     }
@@ -117,6 +118,17 @@ impl JobLog {
             self.pending.clear();
         }
         Ok(())
+    }
+
+    /// Somebody has moved it: from here on it is a new one, or goes on where there is one.
+    ///
+    /// # Errors
+    /// What opening says.
+    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        *self = Self::open(&self.path, Opening::Append)?;
+        self.pending = pending;
+        self.flush()
     }
 }
 

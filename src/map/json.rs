@@ -9,8 +9,8 @@ use serde_json::{Value, from_slice, to_vec};
 pub(crate) enum Answer {
     /// To the task with this number, from 0: a JSON value and a newline.
     Ok(u64, Vec<u8>),
-    /// It could not be done: why.
-    Error(u64, Vec<u8>),
+    /// It could not be done: why, and whether it is to be tried again, if the worker knows.
+    Error(u64, Vec<u8>, Option<bool>),
     /// It only says that it lives.
     Beat,
 }
@@ -22,6 +22,7 @@ struct Line<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     ok: Option<&'a RawValue>,
     error: Option<String>,
+    retry: Option<bool>,
     progress: Option<Value>,
     ready: Option<Value>,
     beat: Option<Value>,
@@ -59,7 +60,9 @@ pub(crate) fn answer(line: &[u8]) -> Option<Answer> {
             value.push(b'\n');
             Some(Answer::Ok(id.checked_sub(1)?, value))
         }
-        (Some(id), None, Some(error)) => Some(Answer::Error(id.checked_sub(1)?, (error + "\n").into_bytes())),
+        (Some(id), None, Some(error)) => {
+            Some(Answer::Error(id.checked_sub(1)?, (error + "\n").into_bytes(), line.retry))
+        }
         (_, None, None) if lives => Some(Answer::Beat),
         _ => None,
     }
@@ -73,10 +76,14 @@ mod tests {
     fn tasks_go_out_and_answers_come_in() {
         assert_eq!(request(17, b"a \"b\"", 1), b"{\"id\":17,\"task\":\"a \\\"b\\\"\",\"attempt\":1}\n");
         assert_eq!(request(1, b"{\"x\": [1]}", 2), b"{\"id\":1,\"task\":{\"x\": [1]},\"attempt\":2}\n");
-        let table: [(&str, Option<Answer>); 8] = [
+        let table: [(&str, Option<Answer>); 9] = [
             (r#"{"id":17,"ok":{"n":1}}"#, Some(Answer::Ok(16, b"{\"n\":1}\n".to_vec()))),
             (r#"{"id":17,"ok":null,"more":[]}"#, Some(Answer::Ok(16, b"null\n".to_vec()))),
-            (r#"{"id":17,"error":"bad","retry":false}"#, Some(Answer::Error(16, b"bad\n".to_vec()))),
+            (
+                r#"{"id":17,"error":"bad","retry":false}"#,
+                Some(Answer::Error(16, b"bad\n".to_vec(), Some(false))),
+            ),
+            (r#"{"id":17,"error":"bad"}"#, Some(Answer::Error(16, b"bad\n".to_vec(), None))),
             (r#"{"progress":0.4,"id":17}"#, Some(Answer::Beat)),
             (r#"{"ready":true}"#, Some(Answer::Beat)),
             (r#"{"id":0,"ok":1}"#, None),

@@ -17,6 +17,7 @@ mod pace;
 mod plan;
 mod report;
 mod retry;
+mod rules;
 mod seat;
 mod spill;
 mod state;

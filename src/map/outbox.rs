@@ -2,6 +2,7 @@
 
 use super::{News, Piece, Report};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug, Default)]
@@ -14,7 +15,12 @@ struct Tray {
 pub(crate) struct Outbox {
     tray: Mutex<Tray>,
     some: Condvar,
+    /// Bytes of pieces that have not left the house.
+    pieces: AtomicUsize,
 }
+
+/// With so much of pieces on their way, nothing more is read of what programs print.
+const FULL: usize = 4 << 20;
 
 impl Outbox {
     fn tray(&self) -> MutexGuard<'_, Tray> {
@@ -25,11 +31,22 @@ impl Outbox {
         if pieces.is_empty() && reports.is_empty() {
             return;
         }
+        self.pieces.fetch_add(pieces.iter().map(|piece| piece.bytes.len()).sum(), Ordering::AcqRel);
         let mut tray = self.tray();
         tray.news.extend(pieces.drain(..).map(News::Piece));
         tray.news.extend(reports.drain(..).map(News::Report));
         drop(tray);
         self.some.notify_one();
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.pieces.load(Ordering::Acquire) > FULL
+    }
+
+    /// So much of pieces has left the house: true if that has made room.
+    pub(crate) fn note_written(&self, bytes: usize) -> bool {
+        let before = self.pieces.fetch_sub(bytes, Ordering::AcqRel);
+        before > FULL && before - bytes <= FULL
     }
 
     /// There will be no more.

@@ -9,11 +9,13 @@ use super::pace::Limit as TimeLimit;
 use super::report::{Ending, MapError, News, Remote, Summary};
 use super::retry::{Retry, RetryOn};
 use super::state::{Depth, Rules, Why};
+use super::template::Template;
 use crate::cpu::cpu_count;
-use crate::program::Limit;
+use crate::program::{Limit, Program};
 use crate::sys::{SIGTERM, wait};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +54,10 @@ pub enum Print {
 pub(crate) struct Plan {
     pub(crate) words: Vec<OsString>,
     pub(crate) place: Vec<u8>,
+    /// Does the task become the last argument where it has no place?
+    pub(crate) append: bool,
+    pub(crate) several: bool,
+    pub(crate) around: Around,
     pub(crate) mode: Mode,
     pub(crate) print: Print,
     pub(crate) terminator: Vec<u8>,
@@ -62,6 +68,30 @@ pub(crate) struct Plan {
     /// Is each report wanted at once, even if it has nothing to print?
     pub(crate) eager: bool,
     pub(crate) rules: Rules,
+}
+
+impl Plan {
+    /// The command with its places.
+    pub(crate) fn template(&self) -> Template {
+        let append = self.append && self.mode == Mode::Args;
+        Template::new(&self.words, &self.place, append).several(self.several)
+    }
+}
+
+/// What every program finds around it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Around {
+    env: Vec<(OsString, OsString)>,
+    clear: bool,
+    dir: Option<PathBuf>,
+}
+
+impl Around {
+    pub(crate) fn apply(&self, program: Program) -> Program {
+        let program = if self.clear { program.env_clear() } else { program };
+        let program = self.env.iter().fold(program, |program, (key, value)| program.env(key, value));
+        self.dir.iter().fold(program, Program::current_dir)
+    }
 }
 
 /// Tasks fed to programs: the description. Nothing happens before [`run`](Self::run).
@@ -114,6 +144,9 @@ impl Map {
         let plan = Plan {
             words: vec![program.as_ref().into()],
             place: b"{}".into(),
+            append: true,
+            several: false,
+            around: Around::default(),
             mode: Mode::Args,
             print: Print::Group,
             terminator: b"\n".into(),
@@ -142,6 +175,38 @@ impl Map {
     /// What stands for the task in the arguments, instead of `{}`.
     pub fn placeholder(mut self, place: impl AsRef<[u8]>) -> Self {
         self.plan.place = place.as_ref().into();
+        self
+    }
+
+    /// In [`Mode::Args`], a task is several arguments, with a NUL between them, as `xargs -n` has it; one unless given. Where a
+    /// word is nothing but `{}` it becomes so many words; in the midst of one they stand side by side, with spaces.
+    pub const fn several(mut self, yes: bool) -> Self {
+        self.plan.several = yes;
+        self
+    }
+
+    /// Sets an environment variable for every program.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.plan.around.env.push((key.as_ref().into(), value.as_ref().into()));
+        self
+    }
+
+    /// Programs start without this process's variables.
+    pub const fn env_clear(mut self) -> Self {
+        self.plan.around.clear = true;
+        self
+    }
+
+    /// Where programs work. A program's path, if it is relative, counts from there.
+    pub fn current_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.plan.around.dir = Some(dir.as_ref().into());
+        self
+    }
+
+    /// The same program with the same arguments for each task: one that has no place is not appended.
+    #[cfg(feature = "cli")]
+    pub(crate) const fn exactly(mut self) -> Self {
+        self.plan.append = false;
         self
     }
 
@@ -353,10 +418,13 @@ impl Map {
             if news.is_empty() {
                 break;
             }
-            let mut weight = 0;
+            let (mut weight, mut bytes) = (0, 0);
             for news in news.into_iter().chain([News::Idle]) {
                 if let News::Report(report) = &news {
                     weight += report.weight;
+                }
+                if let News::Piece(piece) = &news {
+                    bytes += piece.bytes.len();
                 }
                 if broken.is_none()
                     && let Err(error) = each(news)
@@ -366,6 +434,9 @@ impl Map {
                 }
             }
             told.note_written(weight);
+            if outbox.note_written(bytes) {
+                told.push(Event::Room);
+            }
         }
         let result = engine.join().map_err(|_| io::Error::other("the engine panicked; please report it"))?;
         if let Some(error) = broken {

@@ -77,7 +77,12 @@ pub(crate) enum Sequel {
 impl Retry {
     /// After so many attempts, of which so many crashed. `dice` spreads those that failed together.
     pub(crate) fn judge(&self, cause: Cause, attempts: u32, crashes: u32, dice: u64) -> Sequel {
-        if !self.on.covers(cause) || attempts > self.extra {
+        if self.on.covers(cause) { self.again(cause, attempts, crashes, dice) } else { Sequel::Final }
+    }
+
+    /// The same of what is worth trying again.
+    pub(crate) fn again(&self, cause: Cause, attempts: u32, crashes: u32, dice: u64) -> Sequel {
+        if attempts > self.extra {
             return Sequel::Final;
         }
         if is_crash(cause) && crashes >= self.crash_limit {

@@ -16,6 +16,10 @@ use std::time::SystemTime;
 pub(crate) struct Product {
     pub(crate) out: Spill,
     pub(crate) err: Spill,
+    /// So much was told already, by lines.
+    pub(crate) passed: u64,
+    /// What was told last of each was a part of a line.
+    pub(crate) torn: [bool; 2],
     pub(crate) pid: Option<u32>,
     pub(crate) started: SystemTime,
     pub(crate) usage: Usage,
@@ -25,7 +29,7 @@ pub(crate) struct Product {
 impl Product {
     pub(crate) fn new(started: SystemTime) -> Self {
         let (out, err) = (Spill::default(), Spill::default());
-        Self { out, err, pid: None, started, usage: Usage::default(), leaked: 0 }
+        Self { out, err, passed: 0, torn: [false; 2], pid: None, started, usage: Usage::default(), leaked: 0 }
     }
 
     /// What it costs to keep it, about.
@@ -178,6 +182,12 @@ impl Seat {
     /// The one at work, or the one that is to follow.
     pub(crate) const fn berth(&mut self, at: usize) -> &mut Berth {
         &mut self.berths[(self.turn + at) % 2]
+    }
+
+    /// What the one of a turn says.
+    pub(crate) const fn channel(&self, turn: usize, is_err: bool) -> Option<&Channel> {
+        let berth = &self.berths[turn];
+        if is_err { berth.err.as_ref() } else { berth.out.as_ref() }
     }
 
     /// Where a program of this number is: 0 if it is at work, 1 if it is to follow.

@@ -2,46 +2,13 @@
 //!
 //! Times are measured from the start of the run; whoever asks says what time it is.
 
-use super::halt::Halt;
 use super::order::Order;
-use super::pace::{Limit, Pace};
-use super::retry::{Retry, Sequel, is_crash};
+use super::pace::Pace;
+use super::retry::{Sequel, is_crash};
+pub(crate) use super::rules::{Depth, Rules, Time};
 use crate::cause::Cause;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-
-/// A time since the start of the run.
-pub(crate) type Time = Duration;
-
-/// How many tasks may be at a slot at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// So many, all for one process.
-    Fixed(usize),
-    /// As many as its process can do in a few milliseconds.
-    Paced,
-    /// Each task has a process of its own; while they are short, one more is to follow by itself. It can be taken back.
-    Next,
-}
-
-/// How a run is to be.
-#[derive(Debug, Clone)]
-pub(crate) struct Rules {
-    pub(crate) slots: usize,
-    pub(crate) depth: Depth,
-    pub(crate) ordered: bool,
-    /// So many tasks may be ahead of the one whose turn it is.
-    pub(crate) window: u64,
-    /// So many bytes of results may wait.
-    pub(crate) most_held: usize,
-    pub(crate) timeout: Option<Limit>,
-    pub(crate) deadline: Option<Time>,
-    pub(crate) grace: Duration,
-    pub(crate) retry: Retry,
-    pub(crate) halt: Option<Halt>,
-    /// Between two starts.
-    pub(crate) spacing: Duration,
-}
 
 /// One thing to be done.
 #[derive(Debug)]
@@ -54,6 +21,8 @@ pub(crate) struct Task {
     crashes: u32,
     /// How often there was no process for it.
     refusals: u32,
+    /// Whether its worker says that it is worth trying again.
+    advice: Option<bool>,
 }
 
 /// A task that nothing more happens to.
@@ -207,7 +176,14 @@ impl<O> State<O> {
     }
 
     pub(crate) fn add(&mut self, bytes: Box<[u8]>) {
-        self.input.push_back(Task { seq: self.taken, bytes, attempts: 0, crashes: 0, refusals: 0 });
+        self.input.push_back(Task {
+            seq: self.taken,
+            bytes,
+            attempts: 0,
+            crashes: 0,
+            refusals: 0,
+            advice: None,
+        });
         self.taken += 1;
     }
 
@@ -299,6 +275,13 @@ impl<O> State<O> {
     /// Where a task stands in the queue of a slot.
     pub(crate) fn place_of(&self, slot: usize, seq: u64) -> Option<usize> {
         self.places.get(slot)?.queue.iter().position(|task| task.seq == seq)
+    }
+
+    /// A worker says of a task whether it is worth trying again, before it has [answered](Self::answered).
+    pub(crate) fn advise(&mut self, slot: usize, at: usize, advice: Option<bool>) {
+        if let Some(task) = self.places[slot].queue.get_mut(at) {
+            task.advice = advice;
+        }
     }
 
     /// A task of a slot is done, most often the first, and its process goes on.
@@ -421,7 +404,13 @@ impl<O> State<O> {
         let cut = self.phase == Phase::Stopping && matches!(cause, Cause::Stopped | Cause::Killed);
         let mut cause = cause;
         if !cause.is_ok() && !cut && self.phase == Phase::Running {
-            match self.rules.retry.judge(cause, task.attempts, task.crashes, task.seq) {
+            let retry = &self.rules.retry;
+            let sequel = match task.advice.take() {
+                Some(false) => Sequel::Final,
+                Some(true) => retry.again(cause, task.attempts, task.crashes, task.seq),
+                None => retry.judge(cause, task.attempts, task.crashes, task.seq),
+            };
+            match sequel {
                 Sequel::Again(pause) => {
                     self.counts.retried += 1;
                     self.again.insert((now + pause, task.seq), task);

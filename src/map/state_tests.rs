@@ -1,5 +1,8 @@
 //! The state under random tasks, ends and times.
 
+use super::super::halt::Halt;
+use super::super::pace::Limit;
+use super::super::retry::Retry;
 use super::*;
 use crate::map::retry::RetryOn;
 use proptest::prelude::*;

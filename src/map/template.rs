@@ -20,6 +20,8 @@ enum Part {
 pub(crate) struct Template {
     words: Vec<Vec<Part>>,
     fixed: bool,
+    /// A task is several arguments, with a NUL between them.
+    several: bool,
 }
 
 impl Template {
@@ -32,7 +34,13 @@ impl Template {
         if append && words.iter().all(is_text) {
             words.push(vec![Part::Task]);
         }
-        Self { words, fixed }
+        Self { words, fixed, several: false }
+    }
+
+    /// A task is several arguments, with a NUL between them; a word that is nothing but the task becomes so many.
+    pub(crate) const fn several(mut self, yes: bool) -> Self {
+        self.several = yes;
+        self
     }
 
     /// Is it the same program for every task?
@@ -54,7 +62,21 @@ impl Template {
             }
             OsString::from_vec(bytes)
         };
-        self.words.iter().map(fill).collect()
+        if !self.several {
+            return self.words.iter().map(fill).collect();
+        }
+        let spread = |word: &Vec<Part>| match word.as_slice() {
+            [Part::Task] => {
+                task.split(|byte| *byte == 0).map(|one| OsString::from_vec(one.to_vec())).collect()
+            }
+            // In the midst of a word they stand side by side.
+            _ => {
+                let word = fill(word).into_vec();
+                let spaced = word.iter().map(|byte| if *byte == 0 { b' ' } else { *byte }).collect();
+                vec![OsString::from_vec(spaced)]
+            }
+        };
+        self.words.iter().flat_map(spread).collect()
     }
 }
 

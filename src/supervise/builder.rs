@@ -89,6 +89,8 @@ pub(super) struct Settings {
     pub(super) notify: bool,
     pub(super) max_rss: Option<u64>,
     pub(super) show: Show,
+    pub(super) output_limit: Option<u64>,
+    pub(super) main_first: bool,
     pub(super) subreaper: bool,
     /// Has whoever read what the copies print gone away?
     pub(super) unheard: Arc<OnceLock<io::ErrorKind>>,
@@ -102,6 +104,8 @@ pub struct SupervisorBuilder {
     start_timeout: Duration,
     pattern: Option<Pattern>,
     tag: Option<String>,
+    timestamps: bool,
+    form: Option<outlet::Form>,
     logs: Option<LogDir>,
     observers: Vec<Observer>,
     listeners: Vec<outlet::Listener>,
@@ -122,6 +126,8 @@ impl SupervisorBuilder {
             notify: false,
             max_rss: None,
             show: Show::Raw,
+            output_limit: None,
+            main_first: false,
             subreaper: false,
             unheard: Arc::default(),
         };
@@ -131,6 +137,8 @@ impl SupervisorBuilder {
             start_timeout: Duration::from_secs(60),
             pattern: None,
             tag: None,
+            timestamps: false,
+            form: None,
             logs: None,
             observers: Vec::new(),
             listeners: Vec::new(),
@@ -203,6 +211,13 @@ impl SupervisorBuilder {
         self
     }
 
+    /// The stop signal goes to the copy's own process alone, and when that has ended what is left is killed; else, and unless
+    /// given, it goes to all, and the copy has ended when they have.
+    pub const fn stop_main_first(mut self, yes: bool) -> Self {
+        self.settings.main_first = yes;
+        self
+    }
+
     /// How long they have for it; 10 s unless given. Then SIGKILL.
     pub const fn stop_timeout(mut self, time: Duration) -> Self {
         self.policy.stop_timeout = time;
@@ -251,6 +266,19 @@ impl SupervisorBuilder {
         self
     }
 
+    /// Each of these lines begins with the time, in UTC, before the tag.
+    pub const fn timestamps(mut self, yes: bool) -> Self {
+        self.timestamps = yes;
+        self
+    }
+
+    /// What the copies print is passed on to stdout in another form.
+    #[cfg(feature = "cli")]
+    pub(crate) fn form(mut self, form: outlet::Form) -> Self {
+        self.form = Some(form);
+        self
+    }
+
     /// What the copies print goes nowhere, or only into logs.
     pub const fn quiet(mut self) -> Self {
         self.settings.show = Show::Nothing;
@@ -260,6 +288,15 @@ impl SupervisorBuilder {
     /// What the copies print goes into files.
     pub fn log_dir(mut self, logs: LogDir) -> Self {
         self.logs = Some(logs);
+        self
+    }
+
+    /// How many bytes a copy may print from its start to its end, out and err together; no limit unless given. What is beyond
+    /// is dropped, and the copy killed: [`OutputLimit`](crate::Cause::OutputLimit), which is a crash. Needs
+    /// [`lines`](Self::lines), [`log_dir`](Self::log_dir) or [`quiet`](Self::quiet): what goes elsewhere is not seen. With a
+    /// limit, a copy has ended when what it printed has been passed on.
+    pub const fn output_limit(mut self, bytes: u64) -> Self {
+        self.settings.output_limit = Some(bytes);
         self
     }
 
@@ -293,9 +330,15 @@ impl SupervisorBuilder {
     /// here: the [`Outcome`](super::Outcome) tells.
     pub fn start(self) -> Result<Supervisor, SuperviseError> {
         self.policy.check().map_err(|error| SuperviseError::Contradiction(error.0))?;
-        let piped = self.settings.show == Show::Lines || self.logs.is_some() || self.pattern.is_some();
+        let limited = self.settings.output_limit.is_some();
+        let piped =
+            self.settings.show == Show::Lines || self.logs.is_some() || self.pattern.is_some() || limited;
         if self.pattern.is_some() && self.settings.show == Show::Raw && self.logs.is_none() {
             let text = "nobody sees the line that says ready when output is raw: pass it on by lines";
+            return Err(SuperviseError::Contradiction(text.into()));
+        }
+        if limited && self.settings.show == Show::Raw && self.logs.is_none() {
+            let text = "output is limited where it passes through us: pass it on by lines, not raw";
             return Err(SuperviseError::Contradiction(text.into()));
         }
         if let Some(logs) = &self.logs {
@@ -313,6 +356,9 @@ impl SupervisorBuilder {
                 logs: self.logs,
                 ready: self.pattern,
                 listeners: self.listeners,
+                most: self.settings.output_limit,
+                timestamps: self.timestamps,
+                form: self.form,
             };
             Outlet::start(settings, words.clone())
         });

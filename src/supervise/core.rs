@@ -50,6 +50,17 @@ pub(super) enum Word {
         why: String,
     },
     Flushed,
+    /// A copy has printed more than it may.
+    Over {
+        id: u32,
+        run: u64,
+    },
+    /// All that a copy has printed before its end has been looked at.
+    Drained {
+        id: u32,
+        run: u64,
+        over: bool,
+    },
     /// No more waiting for anything.
     Abandon,
 }
@@ -63,6 +74,8 @@ struct Alive {
     text: Option<String>,
     /// It has been told that it is too large.
     large: bool,
+    /// It has ended, but whether it has printed too much is not known yet.
+    ended: Option<Ended>,
 }
 
 /// Hears what a copy says to its `NOTIFY_SOCKET`.
@@ -213,6 +226,12 @@ impl Core {
             Word::Ended { id, run, ended } if self.is_of(id, run) => return self.ended(id, ended),
             Word::Ready { id, run } if self.is_of(id, run) => return self.on(Event::Ready { id }),
             Word::Said { id, run, text } if self.is_of(id, run) => return self.said(id, &text),
+            Word::Over { id, run } if self.is_of(id, run) => {
+                self.with(id, Running::kill);
+                self.tell(id, HappeningKind::Verbose);
+            }
+            Word::Drained { id, run, over } if self.is_of(id, run) => return self.drained(id, over),
+            Word::Over { .. } | Word::Drained { .. } => {}
             Word::Ended { .. } | Word::Ready { .. } | Word::Said { .. } => {}
             Word::Signal(ids, signal) => {
                 for alive in ids.iter().filter_map(|id| self.alive.get(id)) {
@@ -258,7 +277,14 @@ impl Core {
             let event = match action {
                 Action::Start { id, attempt } => Some(self.start(id, attempt)),
                 Action::Stop { id } => {
-                    self.with(id, |running| running.begin_stop(self.settings.stop_signal));
+                    let signal = self.settings.stop_signal;
+                    self.with(id, |running| {
+                        if self.settings.main_first {
+                            running.stop_main(signal)
+                        } else {
+                            running.begin_stop(signal)
+                        }
+                    });
                     None
                 }
                 Action::Kill { id } => {
@@ -353,7 +379,7 @@ impl Core {
         let words = self.words.clone();
         running.on_end(move |ended| drop(words.send(Word::Ended { id, run, ended })));
         let pid = running.pid();
-        self.alive.insert(id, Alive { run, running, ear, watch, text: None, large: false });
+        self.alive.insert(id, Alive { run, running, ear, watch, text: None, large: false, ended: None });
         Ok(pid)
     }
 
@@ -367,15 +393,29 @@ impl Core {
     }
 
     fn ended(&mut self, id: u32, ended: Ended) -> Over {
+        let run = self.alive.get(&id)?.run;
+        if let Some(outlet) = &self.outlet {
+            outlet.finish(id, run);
+            if self.settings.output_limit.is_some() {
+                self.alive.get_mut(&id)?.ended = Some(ended);
+                return None;
+            }
+        }
+        self.gone(id, ended, None)
+    }
+
+    fn drained(&mut self, id: u32, over: bool) -> Over {
+        let ended = self.alive.get_mut(&id)?.ended.take()?;
+        self.gone(id, ended, over.then_some(Cause::OutputLimit))
+    }
+
+    fn gone(&mut self, id: u32, ended: Ended, instead: Option<Cause>) -> Over {
         let alive = self.alive.remove(&id)?;
         deafen(alive.ear.as_ref(), alive.watch);
-        if let Some(outlet) = &self.outlet {
-            outlet.finish(alive.run);
-        }
         if ended.leaked() > 0 {
             self.tell(id, HappeningKind::Leak { count: ended.leaked() });
         }
-        self.on(Event::Ended { id, cause: ended.cause(), exit: ended.exit() })
+        self.on(Event::Ended { id, cause: instead.unwrap_or(ended.cause()), exit: ended.exit() })
     }
 
     fn said(&mut self, id: u32, text: &str) -> Over {

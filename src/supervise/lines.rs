@@ -46,13 +46,13 @@ impl Lines {
 
 /// Who wrote last to a stream that several write to, and did the line end?
 #[derive(Debug, Default)]
-pub(super) struct Pen {
+pub(crate) struct Pen {
     inside: Option<u64>,
 }
 
 impl Pen {
     /// Appends to `out` what `writer` has to say: each line behind its tag; on a line of its own if another's was not ended.
-    pub(super) fn write(&mut self, writer: u64, tag: &[u8], text: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn write(&mut self, writer: u64, tag: &[u8], text: &[u8], out: &mut Vec<u8>) {
         if self.inside.is_some_and(|inside| inside != writer) {
             out.push(b'\n');
             self.inside = None;

@@ -6,14 +6,19 @@ mod core;
 mod lines;
 mod log;
 mod outlet;
+mod stamp;
 mod status;
 
 pub use builder::{Place, SuperviseError, SupervisorBuilder};
 #[cfg(feature = "cli")]
 pub(crate) use core::Observer;
+#[cfg(feature = "cli")]
+pub(crate) use lines::Pen;
 pub use log::LogDir;
 #[cfg(feature = "cli")]
 pub(crate) use outlet::Listener;
+#[cfg(feature = "cli")]
+pub(crate) use stamp::stamp;
 pub use status::{Happening, HappeningKind, Outcome, PlaceStatus};
 
 use crate::program::Program;

@@ -3,6 +3,7 @@
 use super::core::Word;
 use super::lines::{Lines, Pen};
 use super::log::{Log, LogDir, Trouble};
+use super::stamp::stamp;
 use crate::sys::poller::{Interest, Poller};
 use crate::sys::wait;
 use procession_worker::sys::fd;
@@ -12,6 +13,7 @@ use std::io::{self, PipeReader, Write};
 use std::os::fd::AsFd;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 /// Does this line say that the copy is ready?
 pub(super) type Pattern = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
@@ -27,7 +29,17 @@ pub(super) struct Settings {
     pub(super) logs: Option<LogDir>,
     pub(super) ready: Option<Pattern>,
     pub(super) listeners: Vec<Listener>,
+    /// So many bytes a run may print, out and err together.
+    pub(super) most: Option<u64>,
+    pub(super) timestamps: bool,
+    pub(super) form: Option<Form>,
 }
+
+/// Makes something else of what a copy has printed: of all, which one, on stderr?
+pub(crate) type Form = Box<dyn Fn(&str, u32, bool, &[u8]) -> Vec<u8> + Send>;
+
+/// Colours of tags that can be told from each other on light and dark.
+const COLORS: [&str; 6] = ["36", "33", "32", "35", "34", "31"];
 
 enum Order {
     /// Whose, of which run, out or err.
@@ -38,7 +50,10 @@ enum Order {
         pipe: PipeReader,
     },
     /// It has ended: what lies in its pipes is the last.
-    Finish(u64),
+    Finish {
+        id: u32,
+        run: u64,
+    },
     Listen(Listener),
     Reopen,
     Flush,
@@ -70,11 +85,13 @@ impl Outlet {
             words,
             sources: HashMap::new(),
             last: 0,
+            counts: HashMap::new(),
             streams,
             open: [true; 2],
             pens: Default::default(),
             logs: BTreeMap::new(),
             buffer: Vec::new(),
+            got: 0,
         };
         let thread = std::thread::Builder::new().name("procession-out".into()).stack_size(256 * 1024);
         wait::with_signals_blocked(|| thread.spawn(move || desk.run()))?;
@@ -90,8 +107,9 @@ impl Outlet {
         self.order(Order::Add { id, run, err, pipe });
     }
 
-    pub(super) fn finish(&self, run: u64) {
-        self.order(Order::Finish(run));
+    /// Where what a run prints is limited, `Word::Drained` comes when all of it is known.
+    pub(super) fn finish(&self, id: u32, run: u64) {
+        self.order(Order::Finish { id, run });
     }
 
     pub(super) fn listen(&self, listener: Listener) {
@@ -131,6 +149,8 @@ struct Desk {
     words: Sender<Word>,
     sources: HashMap<u64, Source>,
     last: u64,
+    /// What each run has printed, where that is limited.
+    counts: HashMap<u64, u64>,
     streams: [File; 2],
     open: [bool; 2],
     /// Each knows nothing of the other: they may be two files.
@@ -138,6 +158,8 @@ struct Desk {
     logs: BTreeMap<u32, Log>,
     listeners: Vec<Listener>,
     buffer: Vec<u8>,
+    /// So much came at the last reading.
+    got: usize,
 }
 
 /// At most so much is read of one before the others have their turn.
@@ -152,7 +174,7 @@ impl Desk {
             for order in orders {
                 match order {
                     Order::Add { id, run, err, pipe } => self.add(id, run, err, pipe),
-                    Order::Finish(run) => self.finish(run),
+                    Order::Finish { id, run } => self.finish(id, run),
                     Order::Listen(mut listener) => {
                         if listener(None) {
                             self.listeners.push(listener);
@@ -183,7 +205,8 @@ impl Desk {
             .settings
             .tag
             .as_ref()
-            .map(|tag| tag.replace("{name}", &self.settings.name).replace("{id}", &id.to_string()));
+            .map(|tag| tag.replace("{name}", &self.settings.name).replace("{id}", &id.to_string()))
+            .map(|tag| tag.replace("{color}", &format!("\x1b[{}m", COLORS[id as usize % COLORS.len()])));
         let tag = tag.unwrap_or_default().into_bytes();
         self.sources
             .insert(key, Source { id, run, err, pipe, lines: Lines::default(), tag, is_ready: false });
@@ -195,11 +218,15 @@ impl Desk {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let read = fd::read(&source.pipe, &mut buffer, PART);
+        self.got = buffer.len();
         let goes_on = match read {
             Ok(0) => false,
             Ok(_) => {
+                self.count(&source, &mut buffer);
                 // Alone it need not wait for the end of a line.
                 let alone = source.tag.is_empty()
+                    && !self.settings.timestamps
+                    && self.settings.form.is_none()
                     && self.settings.ready.is_none()
                     && self.sources.values().all(|other| other.id == source.id);
                 let mut lines = std::mem::take(&mut source.lines);
@@ -212,6 +239,18 @@ impl Desk {
         self.buffer = buffer;
         self.sources.insert(key, source);
         goes_on
+    }
+
+    /// Takes away what is more than may be printed, and tells of it once.
+    fn count(&mut self, source: &Source, buffer: &mut Vec<u8>) {
+        let Some(most) = self.settings.most else { return };
+        let count = self.counts.entry(source.run).or_default();
+        let (before, room) = (*count, most.saturating_sub(*count));
+        *count = count.saturating_add(buffer.len() as u64);
+        buffer.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        if before <= most && *count > most {
+            let _ = self.words.send(Word::Over { id: source.id, run: source.run });
+        }
     }
 
     fn pass(&mut self, key: u64, source: &mut Source, text: &[u8]) {
@@ -245,16 +284,24 @@ impl Desk {
     }
 
     fn show(&mut self, key: u64, source: &Source, text: &[u8]) {
-        let stream = usize::from(source.err);
+        // In another form all is told in one place.
+        let stream = usize::from(source.err && self.settings.form.is_none());
         if !self.open[stream] {
             return;
         }
         let mut out = Vec::with_capacity(text.len() + source.tag.len());
-        self.pens[stream].write(key, &source.tag, text, &mut out);
+        match &self.settings.form {
+            Some(form) => out = form(&self.settings.name, source.id, source.err, text),
+            None if self.settings.timestamps => {
+                let tag = [stamp(SystemTime::now()).as_bytes(), b" ", &source.tag].concat();
+                self.pens[stream].write(key, &tag, text, &mut out);
+            }
+            None => self.pens[stream].write(key, &source.tag, text, &mut out),
+        }
         if let Err(error) = write_all(&self.streams[stream], &out) {
             self.open[stream] = false;
             let _ = self.words.send(Word::Unheard {
-                err: source.err,
+                err: stream == 1,
                 kind: error.kind(),
                 why: error.to_string(),
             });
@@ -262,7 +309,7 @@ impl Desk {
     }
 
     /// Takes what lies in its pipes, and never waits for their end: somebody else may hold them.
-    fn finish(&mut self, run: u64) {
+    fn finish(&mut self, id: u32, run: u64) {
         let mut keys: Vec<u64> =
             self.sources.iter().filter(|(_, source)| source.run == run).map(|(&key, _)| key).collect();
         keys.sort_unstable();
@@ -271,9 +318,13 @@ impl Desk {
             let mut left =
                 self.sources.get(&key).and_then(|source| fd::unread(&source.pipe).ok()).unwrap_or(0);
             while left > 0 && self.read(key) {
-                left = left.saturating_sub(self.buffer.len().max(1));
+                left = left.saturating_sub(self.got.max(1));
             }
             self.close(key);
+        }
+        if let Some(most) = self.settings.most {
+            let over = self.counts.remove(&run).is_some_and(|count| count > most);
+            let _ = self.words.send(Word::Drained { id, run, over });
         }
     }
 

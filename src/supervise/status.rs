@@ -99,6 +99,8 @@ pub enum HappeningKind {
         /// So many bytes.
         rss: u64,
     },
+    /// It has printed more than it may, and is killed.
+    Verbose,
     /// Something else; in words.
     Warning(String),
 }
@@ -119,6 +121,7 @@ impl HappeningKind {
             Self::Killing => "kill",
             Self::Late => "late",
             Self::TooLarge { .. } => "max-rss",
+            Self::Verbose => "output-limit",
             Self::Warning(_) => "warning",
         }
     }

@@ -1,6 +1,6 @@
 //! The parent's end, by whatever cause, takes every worker with it: busy, idle or stopped.
 
-use crate::support::{is_gone, poll, reap_orphan, robust, state_of};
+use crate::support::{fresh, is_gone, poll, reap_orphan, robust, state_of};
 use crate::table::MINUTE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -48,13 +48,13 @@ struct Family {
 
 impl Family {
     fn found(end: &str) -> Self {
-        let mut parent = Command::new(std::env::current_exe().unwrap())
+        let mut parent = Command::new(std::env::current_exe().unwrap());
+        parent
             .args(["--exact", "orphans::a_parent", "--nocapture"])
             .env(PARENT, end)
             .env_remove("NEXTEST")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::piped());
+        let mut parent = fresh(&mut parent).spawn().unwrap();
         let lines = BufReader::new(parent.stdout.take().unwrap()).lines();
         let line = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("pids ").map(str::to_owned));
         let workers: Vec<_> = line.unwrap().split(' ').map(|pid| pid.parse().unwrap()).collect();

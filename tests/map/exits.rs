@@ -161,3 +161,58 @@ fn the_help_and_its_kin_are_there() {
         assert_eq!(code(&fed(map(&["--rate", "100/s", "--", "true"]), numbers(5))), 0);
     });
 }
+
+#[test]
+fn the_short_help_of_each_verb_fits_a_screen_and_the_long_one_tells_all() {
+    robust(MINUTE, || {
+        let help = |words: &[&str]| {
+            let mut tool = Command::new(env!("CARGO_BIN_EXE_procession"));
+            let output = tool.args(words).env("COLUMNS", "80").output().unwrap();
+            assert!(output.status.success(), "{words:?}");
+            text(&output.stdout)
+        };
+        for verb in ["map", "run", "status", "logs", "events", "wait", "start", "stop", "restart", "scale"] {
+            let (short, long) = (help(&[verb, "-h"]), help(&[verb, "--help"]));
+            assert!(short.lines().count() <= 24, "{verb}: {short}");
+            assert!(short.lines().all(|line| line.chars().count() <= 80), "{verb}: {short}");
+            assert!(long.lines().count() >= short.lines().count(), "{verb}");
+        }
+        let whole = help(&["--help"]);
+        assert!(
+            whole.lines().count() <= 40 && whole.lines().all(|line| line.chars().count() <= 80),
+            "{whole}"
+        );
+        for verb in ["map", "run"] {
+            let (short, long) = (help(&[verb, "-h"]), help(&[verb, "--help"]));
+            for code in ["122", "123", "124", "125", "126", "127", "128+n"] {
+                assert!(short.contains(code) && long.contains(code), "{verb} {code}");
+            }
+            assert!(long.contains("Exit codes:\n") && long.contains("procession itself failed"), "{long}");
+        }
+        // Behind -- it is the program's.
+        let output = map(&["--", "echo", "-h", ":::", "a"]).output().unwrap();
+        assert_eq!(text(&output.stdout), "-h a\n");
+    });
+}
+
+#[test]
+fn who_mistypes_is_told_what_was_meant() {
+    robust(MINUTE, || {
+        let table: [(&[&str], &str); 8] = [
+            (&["mpa"], "'map'"),
+            (&["stauts"], "'status'"),
+            (&["map", "--retrys", "3", "--", "true"], "--retries"),
+            (&["map", "--job-log", "x", "--", "true"], "--joblog"),
+            (&["map", "--mode", "line", "--", "true"], "'lines'"),
+            (&["map", "-n", "3", "--", "true"], "--batch N"),
+            (&["run", "--restart", "alway", "--", "true"], "'always'"),
+            (&["status", "-o", "nmae"], "last_exit"),
+        ];
+        cells(table, |(words, meant)| {
+            let output = Command::new(env!("CARGO_BIN_EXE_procession")).args(*words).output().unwrap();
+            let said = text(&output.stderr);
+            assert_eq!(code(&output), 125, "{said}");
+            assert!(said.contains(meant), "{said}");
+        });
+    });
+}

@@ -4,12 +4,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod around;
 mod bytes;
+mod compare;
 mod exits;
 mod log;
 mod modes;
 mod next;
+mod orphans;
+mod scarce;
 mod signals;
+mod statuses;
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -24,6 +29,7 @@ pub(crate) fn map(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_procession"));
     command.arg("map").args(["--progress", "none"]).args(words);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    support::fresh(&mut command);
     command
 }
 

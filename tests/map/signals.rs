@@ -59,6 +59,48 @@ fn a_second_one_kills_those_who_are_deaf() {
 }
 
 #[test]
+fn a_third_one_is_not_waited_for() {
+    robust(MINUTE, || {
+        let dir = tempfile::tempdir().unwrap();
+        let child = at_work(&dir, &["--stop-timeout", "1h"], "trap '' INT TERM");
+        for _ in 0..3 {
+            send(&child, Signal::SIGINT);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let output = end(child);
+        assert_eq!((code(&output), output.status.signal()), (130, Some(2)));
+    });
+}
+
+#[test]
+fn usr2_opens_the_log_anew() {
+    robust(MINUTE, || {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, moved) = (dir.path().join("log"), dir.path().join("moved"));
+        let script = "touch began.$0; while ! [ -e go.$0 ]; do sleep 0.01; done";
+        let words = ["-j1", "--joblog", log.to_str().unwrap(), "--", "sh", "-c", script, ":::", "1", "2"];
+        let child = map(&words).current_dir(dir.path()).spawn().unwrap();
+        let began = |n: u32| {
+            poll("it is at work", MINUTE / 2, || dir.path().join(format!("began.{n}")).exists());
+        };
+        let go = |n: u32| fs::write(dir.path().join(format!("go.{n}")), "").unwrap();
+        began(1);
+        go(1);
+        began(2);
+        poll("the first is logged", MINUTE / 2, || fs::read_to_string(&log).unwrap().lines().count() == 2);
+        fs::rename(&log, &moved).unwrap();
+        send(&child, Signal::SIGUSR2);
+        std::thread::sleep(Duration::from_millis(100));
+        go(2);
+        assert_eq!(code(&end(child)), 0);
+        let lines = |path| fs::read_to_string(path).unwrap().lines().map(Into::into).collect::<Vec<String>>();
+        let (old, new) = (lines(&moved), lines(&log));
+        assert_eq!((old.len(), new.len(), &old[0]), (2, 2, &new[0]), "{old:?} {new:?}");
+        assert!(new[1].starts_with("2\t"), "{new:?}");
+    });
+}
+
+#[test]
 fn killed_it_leaves_nobody() {
     // The proof is in `robust`: whoever is left becomes this test's child.
     robust(MINUTE, || {
@@ -102,11 +144,19 @@ fn usr1_tells_how_it_stands_and_ttin_makes_room() {
         assert!(!dir.path().join("2").exists());
         send(&child, Signal::SIGTTIN);
         poll("two are at work", MINUTE / 2, || dir.path().join("2").exists());
-        send(&child, Signal::SIGUSR1);
-        std::thread::sleep(Duration::from_millis(200));
+        let look = || {
+            send(&child, Signal::SIGUSR1);
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        look();
+        send(&child, Signal::SIGTTOU);
+        std::thread::sleep(Duration::from_millis(100));
+        look();
         send(&child, Signal::SIGTERM);
         let said = text(&end(child).stderr);
         assert!(said.contains("2 of 2 running") && said.contains("#1 1 (pid"), "{said}");
+        // What runs may end; then there is one place less.
+        assert!(said.contains("2 of 1 running"), "{said}");
     });
 }
 

@@ -8,6 +8,7 @@ mod control;
 mod deaths;
 mod ends;
 mod hostile;
+mod options;
 mod output;
 mod ready;
 mod signals;

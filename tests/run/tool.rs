@@ -1,7 +1,7 @@
 //! The tool under test, with a place of its own for sockets.
 
 use crate::MINUTE;
-use crate::support::poll_or;
+use crate::support::{fresh, poll_or};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::ExitStatusExt;
@@ -30,6 +30,7 @@ impl Place {
     pub(crate) fn tool(&self, args: &[&str]) -> Command {
         let mut tool = Command::new(env!("CARGO_BIN_EXE_procession"));
         tool.args(args).env("XDG_RUNTIME_DIR", self.path()).stdin(Stdio::null());
+        fresh(&mut tool);
         tool
     }
 

@@ -3,6 +3,7 @@
 
 mod birth;
 mod left;
+mod start;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -86,3 +87,5 @@ pub(crate) fn poll_or(what: &str, limit: Duration, ready: impl Fn() -> Result<()
 
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use left::{is_gone, orphans, reap_orphan, state_of};
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub(crate) use start::{few_processes, fresh, on_terminal};

@@ -24,6 +24,30 @@ pub(super) fn records(stream: impl Read + Send + 'static, delimiter: u8) -> Task
     }))
 }
 
+/// So many together, with a NUL between them; the last may be fewer.
+pub(super) fn batched(mut tasks: Tasks, count: u32) -> Tasks {
+    let mut failed = None;
+    Box::new(std::iter::from_fn(move || {
+        if let Some(error) = failed.take() {
+            return Some(Err(error));
+        }
+        let mut batch = Vec::new();
+        for _ in 0..count {
+            match tasks.next() {
+                Some(Ok(Some(task))) => batch.push(task),
+                Some(Ok(None)) => {}
+                Some(Err(error)) if batch.is_empty() => return Some(Err(error)),
+                Some(Err(error)) => {
+                    failed = Some(error);
+                    break;
+                }
+                None => break,
+            }
+        }
+        (!batch.is_empty()).then(|| Ok(Some(batch.join(&0).into())))
+    }))
+}
+
 /// Words behind `:::`.
 pub(super) fn given(tasks: &[OsString], as_lines: bool) -> Result<Tasks, String> {
     if as_lines && let Some(bad) = tasks.iter().find(|task| task.as_bytes().contains(&b'\n')) {

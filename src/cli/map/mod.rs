@@ -6,20 +6,23 @@ mod progress;
 mod signals;
 mod words;
 
-use super::{Code, duration, say, size};
+use super::around::Around;
+use super::budget::Budget;
+use super::{Code, duration, say};
 use crate::cause::Cause;
 use crate::map::joblog::{History, JobLog, Opening, Resume};
 use crate::map::template::{Template, quoted};
 use crate::map::{Ending, Halt, Map, MapError, Mode, News, Print, RetryOn, Summary};
-use crate::program::Limit;
 use clap::{Args, ValueEnum};
 use print::Printer;
 use progress::{Progress, Show};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-use words::{Bound, Budget, Jobs, Rate, Timeout};
+use words::{Bound, Jobs, Rate, Timeout};
 
 /// How a task reaches its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,20 +58,27 @@ enum Where {
 #[command(after_long_help = super::exit::TABLE, override_usage = "procession map [OPTIONS] -- PROG [ARG]... [::: TASK...]")]
 pub(super) struct MapArgs {
     /// The program and its arguments: {} the task, {#} its number, {%} its slot; after ::: the tasks
-    #[arg(required = true, trailing_var_arg = true, value_name = "PROG")]
+    #[arg(
+        required_unless_present = "sh",
+        trailing_var_arg = true,
+        value_name = "PROG",
+        hide_short_help = true
+    )]
     command: Vec<OsString>,
 
-    /// So many at once: N, N%, +N or -N of the processors [default: all that may be used]
-    #[arg(short, long, visible_alias = "max-procs", short_alias = 'P', allow_hyphen_values = true)]
+    /// So many at once: N, N% of the processors [all]
+    ///
+    /// Or +N, -N: more or fewer than there are processors to use.
+    #[arg(short, long, value_name = "N", alias = "max-procs", short_alias = 'P', allow_hyphen_values = true)]
     jobs: Option<Jobs>,
-    /// How a task reaches its program
-    #[arg(long, value_enum, default_value_t = How::Args)]
+    /// How a task reaches PROG: args, stdin, lines or json
+    #[arg(long, value_enum, default_value_t = How::Args, value_name = "MODE")]
     mode: How,
     /// Tasks that lie ready in a long-lived program [default: what it can do in some 4 ms]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     prefetch: Option<usize>,
     /// At most so many tasks ahead of the one whose turn it is to be printed [default: 64 a job]
-    #[arg(long, value_name = "N", conflicts_with = "unordered")]
+    #[arg(long, value_name = "N", conflicts_with = "unordered", hide_short_help = true)]
     window: Option<u64>,
 
     /// Read tasks from this file, - for standard input
@@ -78,91 +88,126 @@ pub(super) struct MapArgs {
     #[arg(short = '0', long, help_heading = "Input")]
     null: bool,
     /// Tasks end with this character: any, or \n \t \0 \xHH
-    #[arg(short, long, value_name = "C", conflicts_with = "null", value_parser = words::delimiter, help_heading = "Input")]
+    #[arg(short, long, value_name = "C", conflicts_with = "null", value_parser = words::delimiter, help_heading = "Input", hide_short_help = true)]
     delimiter: Option<u8>,
     /// What stands for the task, instead of {}
-    #[arg(short = 'I', value_name = "STR", help_heading = "Input")]
+    #[arg(short = 'I', value_name = "STR", help_heading = "Input", hide_short_help = true)]
     placeholder: Option<OsString>,
+    /// So many tasks to a process, as its arguments: one after the other, where {} is or at the end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Input", hide_short_help = true)]
+    batch: Option<u32>,
+    /// A shell's script instead of PROG: {} is "$1" there, so that no task is ever taken for a part of it
+    #[arg(long, value_name = "SCRIPT", help_heading = "Input", hide_short_help = true)]
+    sh: Option<OsString>,
+    #[arg(short = 'n', value_name = "N", hide = true)]
+    max_args: Option<String>,
 
     /// Print results as they come
     #[arg(long, conflicts_with = "keep_order", help_heading = "Output")]
     unordered: bool,
     #[arg(short, long, hide = true)]
     keep_order: bool,
-    /// What becomes of what programs print
-    #[arg(long, value_enum, default_value_t = Where::Group, help_heading = "Output")]
+    /// What they print: group, lines, raw or none
+    #[arg(long, value_enum, default_value_t = Where::Group, value_name = "HOW", help_heading = "Output")]
     output: Where,
-    /// Begin each line with this: {} the task, {#} its number, {%} its slot [default if no TEMPLATE: {} and a tab]
+    /// Begin each line with the task
+    ///
+    /// Or with a template, where {} is the task, {#} its number and {%} its slot.
     #[arg(long, value_name = "TEMPLATE", num_args = 0..=1, require_equals = true, default_missing_value = "{}\t", help_heading = "Output")]
     tag: Option<OsString>,
     /// Print a JSON object for each task, with what it printed
-    #[arg(long, conflicts_with = "tag", help_heading = "Output")]
+    #[arg(long, conflicts_with = "tag", help_heading = "Output", hide_short_help = true)]
     json: bool,
     /// How it stands: on a terminal a bar, elsewhere a line each 10 s
-    #[arg(long, value_enum, default_value_t = Show::Auto, value_name = "HOW", help_heading = "Output")]
+    #[arg(long, value_enum, default_value_t = Show::Auto, value_name = "HOW", help_heading = "Output", hide_short_help = true)]
     progress: Show,
-    #[arg(long, hide = true, overrides_with = "progress")]
+    #[arg(long, visible_alias = "eta", hide = true, overrides_with = "progress")]
     bar: bool,
     /// Print the commands and run nothing
     #[arg(long, help_heading = "Output")]
     dry_run: bool,
 
-    /// Stop an attempt after so long, or so many percent of the median
+    /// Stop an attempt after 30s, or N% of the median
     #[arg(short, long, value_name = "DUR|N%", help_heading = "Failure")]
     timeout: Option<Timeout>,
     /// Stop everything after so long, exit 124
-    #[arg(long, value_name = "DUR", value_parser = duration::parse, help_heading = "Failure")]
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, help_heading = "Failure", hide_short_help = true)]
     deadline: Option<Duration>,
     /// Try a failed task N times more
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Failure")]
     retries: u32,
     /// Before the first retry; doubled up to 30 s, a quarter more or less [default: 1s]
-    #[arg(long, value_name = "DUR", value_parser = duration::parse, requires = "retries", help_heading = "Failure")]
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, requires = "retries", help_heading = "Failure", hide_short_help = true)]
     retry_delay: Option<Duration>,
     /// For what: crash, timeout, oom, fail, all, exit codes [default: crash,timeout,oom]
-    #[arg(long, value_name = "LIST", value_parser = words::retry_on, requires = "retries", help_heading = "Failure")]
+    #[arg(long, value_name = "LIST", value_parser = words::retry_on, requires = "retries", help_heading = "Failure", hide_short_help = true)]
     retry_on: Option<RetryOn>,
     /// Set a task aside that has crashed so often
-    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Failure")]
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Failure", hide_short_help = true)]
     crash_limit: u32,
-    /// now|soon,fail|success|done=N|N%: when enough is enough, as in GNU parallel
+    /// When enough is enough, as in now,fail=1
+    ///
+    /// now or soon; fail, success or done; a number, or a percentage: as in GNU parallel.
     #[arg(long, value_name = "WHEN,WHY=N", value_parser = words::halt, help_heading = "Failure")]
     halt: Option<Bound<Halt>>,
     /// Stop everything at the first failure: --halt now,fail=1
-    #[arg(short = 'e', long, conflicts_with = "halt", help_heading = "Failure")]
+    #[arg(short = 'e', long, conflicts_with = "halt", help_heading = "Failure", hide_short_help = true)]
     fail_fast: bool,
     /// How a program is told to stop
-    #[arg(long, value_name = "SIG", default_value = "TERM", value_parser = words::signal, help_heading = "Failure")]
+    #[arg(long, value_name = "SIG", default_value = "TERM", value_parser = words::signal, help_heading = "Failure", hide_short_help = true)]
     stop_signal: i32,
     /// After which it is killed, with all it has started
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration::parse, help_heading = "Failure")]
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = duration::parse, help_heading = "Failure", hide_short_help = true)]
     stop_timeout: Duration,
 
-    /// For each process: memory=512M cpu-time=30s nofile=1024 fsize=1G core=0 output=64M
+    #[command(flatten)]
+    around: Around,
+
+    /// For each process, as in memory=512M; see --help
+    ///
+    /// memory=512M cpu-time=30s nofile=1024 fsize=1G core=0 output=64M; several by commas, or by more -l. One that cannot be
+    /// enforced keeps the run from beginning.
     #[arg(short, long, value_name = "KEY=VALUE", value_delimiter = ',', help_heading = "Limits")]
     limit: Vec<Budget>,
     /// At most N starts a second (N/s, N/m, N/h)
-    #[arg(long, value_name = "N/s", help_heading = "Limits")]
+    #[arg(long, value_name = "N/s", help_heading = "Limits", hide_short_help = true)]
     rate: Option<Rate>,
     /// At least so long between two starts
-    #[arg(long, value_name = "DUR", value_parser = duration::parse, help_heading = "Limits")]
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, help_heading = "Limits", hide_short_help = true)]
     delay: Option<Duration>,
 
-    /// Log each task: a table as GNU parallel's, JSON lines if it ends in .ndjson or .jsonl
+    /// Log each task
+    ///
+    /// A table as GNU parallel's; JSON lines if its name ends in .ndjson or .jsonl.
     #[arg(long, value_name = "FILE", help_heading = "Record")]
     joblog: Option<PathBuf>,
     /// Pass over tasks that are in the log
     #[arg(long, requires = "joblog", conflicts_with_all = ["resume_failed", "retry_failed"], help_heading = "Record")]
     resume: bool,
     /// Pass over tasks that went well by the log
-    #[arg(long, requires = "joblog", conflicts_with = "retry_failed", help_heading = "Record")]
+    #[arg(
+        long,
+        requires = "joblog",
+        conflicts_with = "retry_failed",
+        help_heading = "Record",
+        hide_short_help = true
+    )]
     resume_failed: bool,
     /// Take as tasks those that failed by the log; there is no other input
-    #[arg(long, requires = "joblog", conflicts_with = "arg_file", help_heading = "Record")]
+    #[arg(
+        long,
+        requires = "joblog",
+        conflicts_with = "arg_file",
+        help_heading = "Record",
+        hide_short_help = true
+    )]
     retry_failed: bool,
     /// Write tasks that did not succeed, ready to be fed again
-    #[arg(long, value_name = "FILE", help_heading = "Record")]
+    #[arg(long, value_name = "FILE", help_heading = "Record", hide_short_help = true)]
     failed: Option<PathBuf>,
+    /// Write what each printed also to DIR/NUMBER/stdout and stderr
+    #[arg(long, value_name = "DIR", help_heading = "Record", hide_short_help = true)]
+    results: Option<PathBuf>,
 }
 
 /// What keeps the tool from beginning, or going on.
@@ -235,6 +280,19 @@ impl MapArgs {
                 self.dry_run && self.mode != How::Args,
                 "--dry-run shows commands by task; there is one for all in this mode",
             ),
+            (
+                self.batch.is_some() && self.mode != How::Args,
+                "--batch makes arguments of tasks; leave it out, or --mode",
+            ),
+            (self.batch.is_some() && self.sh.is_some(), "--sh has one task at a time; leave --batch out"),
+            (
+                self.max_args.is_some(),
+                "-n is not for map, lest it be taken for the copies of run: for so many tasks to a process say --batch N",
+            ),
+            (
+                self.results.is_some() && self.output != Where::Group,
+                "--results needs all that a task prints together; leave --output out",
+            ),
             (self.crash_limit == 0, "--crash-limit 0 would set aside every task; use 1 or more"),
             (self.window == Some(0), "--window 0 lets nothing run; use 1 or more"),
         ];
@@ -263,8 +321,13 @@ impl MapArgs {
             .stop_with(self.stop_signal, self.stop_timeout)
             .terminator(if self.null || self.delimiter.is_some() { &b""[..] } else { b"\n" })
             .subreaper(true);
+        if self.around.clean_env {
+            map = map.env_clear();
+        }
+        map = self.around.chdir.iter().fold(map, Map::current_dir);
+        map = map.several(self.batch.is_some());
         if let Some(place) = &self.placeholder {
-            map = map.placeholder(std::os::unix::ffi::OsStrExt::as_bytes(place.as_os_str()));
+            map = map.placeholder(place.as_bytes());
         }
         for budget in &self.limit {
             map = match *budget {
@@ -297,15 +360,22 @@ impl MapArgs {
             Some(at) => (&self.command[..at], Some(&self.command[at + 1..])),
             None => (&self.command[..], None),
         };
+        let script = self.script(words)?;
+        let words = script.as_deref().unwrap_or(words);
         if words.is_empty() {
             return Err(Refusal::usage(
                 "there is no program before :::; type procession map -- PROG ::: TASK",
             ));
         }
         self.check(tasks)?;
+        self.around.settle().map_err(Refusal::usage)?;
         let mut map = self.map(words);
-        let template = Template::new(words, &map.plan().place, self.mode == How::Args);
-        if template.is_fixed() {
+        for (key, value) in self.around.variables().map_err(Refusal::usage)? {
+            map = map.env(key, value);
+        }
+        let template = map.plan().template();
+        // Where it works, and by which PATH it is found, it knows better.
+        if template.is_fixed() && self.around.chdir.is_none() && !self.around.clean_env {
             words::find(&words[0]).map_err(|cause| {
                 let name = words[0].display();
                 let next = if cause.is_not_found() {
@@ -323,7 +393,8 @@ impl MapArgs {
         let watched = signals::Watched::begin();
         let system = |error: io::Error| Refusal::usage(error.to_string());
         let remote = map.remote().map_err(system)?;
-        watched.steer(&remote).map_err(system)?;
+        let reopen = Arc::default();
+        watched.steer(&remote, &reopen).map_err(system)?;
         let show = if self.bar { Show::Bar } else { self.progress };
         let progress = Progress::begin(show, remote).map_err(system)?;
         let failed = match &self.failed {
@@ -341,6 +412,8 @@ impl MapArgs {
             json: self.json,
             template,
             log,
+            reopen,
+            results: self.results.clone(),
             failed,
             terminator: if self.null { 0 } else { self.delimiter.unwrap_or(b'\n') },
             progress: &progress,
@@ -364,6 +437,26 @@ impl MapArgs {
             }
             Err(error) => Err(Refusal::usage(error.to_string())),
         }
+    }
+
+    /// The command that runs a shell's script, if that is wanted.
+    fn script(&self, words: &[OsString]) -> Result<Option<Vec<OsString>>, Refusal> {
+        let Some(script) = &self.sh else { return Ok(None) };
+        if !words.is_empty() {
+            return Err(Refusal::usage(
+                "--sh is the program; leave PROG out, tasks come behind ::: or by stdin",
+            ));
+        }
+        let place = self.placeholder.as_deref().map_or(&b"{}"[..], OsStrExt::as_bytes);
+        let mut line = OsString::from_vec(replaced(script.as_bytes(), place, b"\"$1\""));
+        for (place, variable) in [("{#}", "\"$PROCESSION_SEQ\""), ("{%}", "\"$PROCESSION_SLOT\"")] {
+            line = OsString::from_vec(replaced(line.as_bytes(), place.as_bytes(), variable.as_bytes()));
+        }
+        let mut words = vec!["sh".into(), "-c".into(), line, "sh".into()];
+        if self.mode == How::Args {
+            words.push(OsStr::from_bytes(place).into());
+        }
+        Ok(Some(words))
     }
 
     /// The tasks, and the log that is written; what is in it is passed over.
@@ -391,6 +484,14 @@ impl MapArgs {
     }
 
     fn source(&self, tasks: Option<&[OsString]>) -> Result<input::Tasks, Refusal> {
+        let single = self.single(tasks)?;
+        Ok(match self.batch {
+            Some(count) => input::batched(single, count),
+            None => single,
+        })
+    }
+
+    fn single(&self, tasks: Option<&[OsString]>) -> Result<input::Tasks, Refusal> {
         let delimiter = if self.null { 0 } else { self.delimiter.unwrap_or(b'\n') };
         match (tasks, &self.arg_file) {
             (Some(tasks), _) => input::given(tasks, self.mode == How::Lines).map_err(Refusal::usage),
@@ -403,6 +504,21 @@ impl MapArgs {
             _ => Ok(input::records(io::stdin(), delimiter)),
         }
     }
+}
+
+/// All places of `what` in a text, replaced.
+fn replaced(mut text: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    while let Some(first) = text.first() {
+        if !what.is_empty() && text.starts_with(what) {
+            out.extend_from_slice(by);
+            text = &text[what.len()..];
+        } else {
+            out.push(*first);
+            text = &text[1..];
+        }
+    }
+    out
 }
 
 /// What the run means for the shell.
@@ -443,23 +559,6 @@ fn broken(error: &io::Error) -> Result<Code, Refusal> {
         io::ErrorKind::BrokenPipe => Ok(Code::Signal(crate::sys::signals::SIGPIPE)),
         _ => Err(Refusal::usage(format!("standard output: {error}"))),
     }
-}
-
-/// A word, if it is one of few.
-fn of_limit(key: &str, value: &str) -> Result<Budget, String> {
-    Ok(Budget::Of(match key {
-        "memory" => Limit::Memory(size::parse(value)?),
-        "cpu-time" => Limit::CpuTime(duration::parse(value)?),
-        "nofile" => Limit::OpenFiles(value.parse().map_err(|_| format!("`{value}` is no number"))?),
-        "fsize" => Limit::FileSize(size::parse(value)?),
-        "core" => Limit::CoreSize(size::parse(value)?),
-        "output" => return Ok(Budget::Output(size::parse(value)?)),
-        _ => {
-            return Err(format!(
-                "there is no limit `{key}`; those there are: memory, cpu-time, nofile, fsize, core, output"
-            ));
-        }
-    }))
 }
 
 /// For the lookup of a program.

@@ -6,11 +6,15 @@ use crate::map::joblog::JobLog;
 use crate::map::json::string;
 use crate::map::template::Template;
 use crate::map::{Piece, Report};
+use crate::supervise::Pen;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How it is to be printed.
@@ -19,7 +23,11 @@ pub(super) struct Style<'a> {
     pub(super) json: bool,
     pub(super) template: Template,
     pub(super) log: Option<JobLog>,
+    /// The log was moved.
+    pub(super) reopen: Arc<AtomicBool>,
     pub(super) failed: Option<File>,
+    /// Where what each task printed is kept.
+    pub(super) results: Option<PathBuf>,
     pub(super) terminator: u8,
     pub(super) progress: &'a Progress,
 }
@@ -30,6 +38,7 @@ pub(super) struct Printer<'a> {
     out: BufWriter<File>,
     err: BufWriter<File>,
     failed: Vec<u8>,
+    pens: [Pen; 2],
 }
 
 impl<'a> Printer<'a> {
@@ -40,17 +49,25 @@ impl<'a> Printer<'a> {
             Ok(BufWriter::with_capacity(64 << 10, fd.as_fd().try_clone_to_owned()?.into()))
         };
         let tag = style.tag.as_ref().map(|tag| Template::new(std::slice::from_ref(tag), b"{}", false));
-        Ok(Self { tag, out: own(&io::stdout())?, err: own(&io::stderr())?, failed: Vec::new(), style })
+        Ok(Self {
+            tag,
+            out: own(&io::stdout())?,
+            err: own(&io::stderr())?,
+            failed: Vec::new(),
+            pens: Default::default(),
+            style,
+        })
     }
 
     pub(super) fn piece(&mut self, piece: &Piece) -> io::Result<()> {
         let tag = self.tag_of(&piece.task, piece.seq, piece.slot);
         let (out, err) = (&mut self.out, &mut self.err);
         let to = if piece.is_err { err } else { out };
-        let done = match tag {
-            Some(tag) => Tagged { tag, to: &mut *to, fresh: true }.write_all(&piece.bytes),
-            None => to.write_all(&piece.bytes),
-        };
+        // Parts of a line that is too long come one by one.
+        let mut bytes = Vec::with_capacity(piece.bytes.len() + 64);
+        let pen = &mut self.pens[usize::from(piece.is_err)];
+        pen.write(piece.seq, tag.as_deref().unwrap_or_default(), &piece.bytes, &mut bytes);
+        let done = to.write_all(&bytes);
         if piece.is_err { Ok(()) } else { done }
     }
 
@@ -64,8 +81,15 @@ impl<'a> Printer<'a> {
             log.note(&report, &self.style.template.fill(&report.task, report.seq, report.slot));
         }
         if self.style.failed.is_some() && !report.cause.is_ok() {
-            self.failed.extend_from_slice(&report.task);
+            // Of several arguments each is a task again.
+            let ends = |byte: &u8| if *byte == 0 { self.style.terminator } else { *byte };
+            self.failed.extend(report.task.iter().map(ends));
             self.failed.push(self.style.terminator);
+        }
+        if let Some(dir) = &self.style.results {
+            keep(dir, &mut report).map_err(|error| {
+                io::Error::other(format!("cannot write results into {}: {error}", dir.display()))
+            })?;
         }
         if self.style.json {
             return record(report, &mut self.out);
@@ -113,7 +137,9 @@ impl<'a> Printer<'a> {
         let explain =
             |what: &str, error: &io::Error| io::Error::other(format!("cannot write the {what}: {error}"));
         if let Some(log) = &mut self.style.log {
-            log.flush().map_err(|error| explain("job log", &error))?;
+            let reopen = self.style.reopen.swap(false, Ordering::AcqRel);
+            let written = if reopen { log.reopen() } else { log.flush() };
+            written.map_err(|error| explain("job log", &error))?;
         }
         if let Some(file) = &mut self.style.failed
             && !self.failed.is_empty()
@@ -133,6 +159,15 @@ impl Drop for Printer<'_> {
             let (_, _) = std::mem::replace(&mut self.out, closed).into_parts();
         }
     }
+}
+
+/// What a task printed, in a directory of its own.
+fn keep(dir: &Path, report: &mut Report) -> io::Result<()> {
+    let dir = dir.join(report.seq.to_string());
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("task"), &report.task)?;
+    report.out.write_to(&mut File::create(dir.join("stdout"))?)?;
+    report.err.write_to(&mut File::create(dir.join("stderr"))?)
 }
 
 /// Begins each line with a tag.

@@ -1,9 +1,8 @@
 //! Values of options, as they are typed.
 
-use super::{duration, not_found, of_limit};
+use super::{duration, not_found};
 use crate::cause::Cause;
 use crate::map::{Halt, RetryOn};
-use crate::program::Limit;
 use crate::sys::{EACCES, ENOENT};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -95,25 +94,6 @@ impl FromStr for Rate {
             return Err(refuse());
         }
         Duration::try_from_secs_f64(unit / count).map(Self).map_err(|_| refuse())
-    }
-}
-
-/// One limit.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Budget {
-    Of(Limit),
-    /// Bytes that an attempt may print.
-    Output(u64),
-}
-
-impl FromStr for Budget {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| format!("`{text}` is no limit; type for example memory=512M"))?;
-        of_limit(key, value)
     }
 }
 
@@ -215,7 +195,6 @@ mod tests {
         assert!(signal("NOPE").is_err() && signal("99").is_err());
         assert_eq!((delimiter(","), delimiter("\\0"), delimiter("\\x1e")), (Ok(b','), Ok(0), Ok(0x1e)));
         assert!(retry_on("crash,75").is_ok() && retry_on("crash,0").is_err() && retry_on("x").is_err());
-        assert!("memory=1G".parse::<Budget>().is_ok() && "memori=1G".parse::<Budget>().is_err());
         assert_eq!(find(OsStr::new("/nowhere/x")).unwrap_err().exit_code(), 127);
         assert_eq!(find(OsStr::new("/etc/passwd")).unwrap_err().exit_code(), 126);
         assert!(find(OsStr::new("sh")).is_ok());

@@ -1,33 +1,43 @@
 //! What a task costs above its own work, in a pool of processes and in one of threads.
 
-use crate::progress::Progress;
-use crate::workers::Workers;
-use comfy_table::{CellAlignment, Table, presets};
-use procession::{Pool, TaskError, ThreadPool};
+use super::workers::Workers;
+use crate::error::TaskError;
+use crate::pool::{Pool, ThreadPool};
 use std::error::Error;
 use std::hint::spin_loop;
 use std::iter::repeat_n;
 use std::time::{Duration, Instant};
 
-/// How long a task spins, in nanoseconds.
-const SIZES: [u64; 9] = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000];
+/// How long tasks spin unless told otherwise: from 1 µs to 100 ms.
+pub const SIZES: [Duration; 11] = [
+    Duration::from_micros(1),
+    Duration::from_micros(3),
+    Duration::from_micros(10),
+    Duration::from_micros(30),
+    Duration::from_micros(100),
+    Duration::from_micros(300),
+    Duration::from_millis(1),
+    Duration::from_millis(3),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+];
 /// About so long takes one map.
 const MAP: Duration = Duration::from_millis(30);
-/// Every worker gets at least so many tasks of a map.
+/// Every worker gets at least so many tasks of a map, unless a single one takes longer than that.
 const FEWEST: usize = 4;
 /// Every size is measured so often, in turns; its best time counts, since what else the machine does can only add.
-const ROUNDS: usize = 16;
-/// On a busy machine fewer rounds have to do.
-const PATIENCE: Duration = Duration::from_secs(11);
+pub const ROUNDS: usize = 16;
 
 /// The costs of a task of one size, all in nanoseconds.
-pub(crate) struct Cost {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
     /// Its own work, measured without a pool.
-    pub(crate) work: f64,
+    pub work: f64,
     /// What a worker spends for it in a pool of threads.
-    pub(crate) threads: f64,
+    pub threads: f64,
     /// What a worker spends for it in a pool of processes.
-    pub(crate) processes: f64,
+    pub processes: f64,
 }
 
 impl Cost {
@@ -42,29 +52,38 @@ fn spin(nanos: u64) {
     }
 }
 
-/// The costs by size.
-pub(crate) fn measure(workers: usize) -> Result<Vec<Cost>, Box<dyn Error>> {
-    let progress = Progress::new("measuring overhead by task size", ROUNDS);
+/// The costs by size, measured in rounds, which are told as they end: for as long as `patience` lasts, and once at least.
+///
+/// # Errors
+/// There are no workers to be had, or they were killed.
+pub fn measure(
+    workers: usize,
+    sizes: &[Duration],
+    patience: Duration,
+    mut advance: impl FnMut(),
+) -> Result<Vec<Cost>, Box<dyn Error>> {
     let (threads, processes) = (ThreadPool::new(workers)?, Pool::new(workers)?);
-    let mut costs = [Cost::UNKNOWN; SIZES.len()];
+    let mut costs = vec![Cost::UNKNOWN; sizes.len()];
     let before = Instant::now();
     for _ in 0..ROUNDS {
-        for (cost, nanos) in costs.iter_mut().zip(SIZES) {
+        for (cost, size) in costs.iter_mut().zip(sizes) {
+            let nanos = u64::try_from(size.as_nanos()).unwrap_or(u64::MAX).max(1);
             cost.work = cost.work.min(alone(nanos));
             cost.threads = cost.threads.min(pooled(&threads, workers, nanos)?);
             cost.processes = cost.processes.min(pooled(&processes, workers, nanos)?);
         }
-        progress.advance();
-        if before.elapsed() > PATIENCE {
+        advance();
+        if before.elapsed() > patience {
             break;
         }
     }
-    Ok(costs.into())
+    Ok(costs)
 }
 
 /// How many tasks of that size keep one worker busy for the time of a map.
 fn tasks(nanos: u64) -> usize {
-    usize::try_from(MAP.as_nanos() / u128::from(nanos)).unwrap_or(FEWEST).max(FEWEST)
+    let fewest = if u128::from(nanos) < MAP.as_nanos() { FEWEST } else { 1 };
+    usize::try_from(MAP.as_nanos() / u128::from(nanos)).unwrap_or(fewest).max(fewest)
 }
 
 /// Nanoseconds for a task called here, by a plain loop.
@@ -85,24 +104,6 @@ fn pooled<W: Workers>(pool: &W, workers: usize, nanos: u64) -> Result<f64, TaskE
     Ok(per_task(before.elapsed(), each))
 }
 
-fn per_task(time: Duration, tasks: usize) -> f64 {
+pub(super) fn per_task(time: Duration, tasks: usize) -> f64 {
     time.as_secs_f64() * 1e9 / tasks as f64
-}
-
-/// The costs as a table.
-pub(crate) fn table(costs: &[Cost]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["own work", "in threads", "in processes"]);
-    for cost in costs {
-        table.add_row([cost.work, cost.threads, cost.processes].map(micros));
-    }
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-fn micros(nanos: f64) -> String {
-    format!("{:.2} µs", nanos / 1e3)
 }

@@ -1,6 +1,8 @@
 //! The overheads as a picture: an SVG whose text is drawn by the viewer, so that no font is needed here.
 
-use crate::overhead::Cost;
+use super::launch::Launch;
+use super::measure::Cost;
+use super::show;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::error::Error;
@@ -13,6 +15,7 @@ const GREY: RGBColor = RGBColor(120, 120, 128);
 const GRID: RGBColor = RGBColor(208, 208, 214);
 const FINE_GRID: RGBColor = RGBColor(238, 238, 242);
 const PROCESSES: RGBColor = RGBColor(208, 88, 20);
+const LAUNCHES: RGBColor = RGBColor(110, 70, 150);
 const THREADS: RGBColor = RGBColor(24, 104, 168);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -21,19 +24,33 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Coordinates>;
 /// A task's own work in nanoseconds, and what comes on top in percent of it.
 type Point = (f64, f64);
 
-/// The SVG.
-pub(crate) fn draw(costs: &[Cost], workers: usize) -> Result<String, Box<dyn Error>> {
+/// The SVG; with a line for a program that is started for each task, if there is one.
+///
+/// # Errors
+/// In words: there is nothing to draw.
+pub fn draw(costs: &[Cost], workers: usize, launch: Option<&Launch>) -> Result<String, Box<dyn Error>> {
     let mut svg = String::new();
-    draw_on(&SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(), costs, workers)
+    draw_on(&SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(), costs, workers, launch)
         .map_err(|error| format!("cannot draw the plot: {error}"))?;
     Ok(svg)
 }
 
-fn draw_on(area: &Area<'_>, costs: &[Cost], workers: usize) -> Result<(), Box<dyn Error>> {
+fn draw_on(
+    area: &Area<'_>,
+    costs: &[Cost],
+    workers: usize,
+    launch: Option<&Launch>,
+) -> Result<(), Box<dyn Error>> {
     let (processes, threads) = (points(costs, |cost| cost.processes), points(costs, |cost| cost.threads));
+    let launches = launch.map_or_else(Vec::new, |launch| points(costs, |cost| cost.work + launch.by_map));
     // From here on the pool is slower than a plain loop.
     let par = (workers as f64 - 1.0) * 100.0;
-    let values = processes.iter().chain(&threads).map(|&(_, percent)| percent).chain([1.0, 10.0, par]);
+    let values = processes
+        .iter()
+        .chain(&threads)
+        .chain(&launches)
+        .map(|&(_, percent)| percent)
+        .chain([1.0, 10.0, par]);
 
     area.fill(&WHITE)?;
     let below = area.margin(16, 6, 6, 8).titled("What a task costs above its own work", style(24, &INK))?;
@@ -47,6 +64,9 @@ fn draw_on(area: &Area<'_>, costs: &[Cost], workers: usize) -> Result<(), Box<dy
     grid(&mut chart)?;
     if workers > 1 {
         par_line(&mut chart, widths(costs), par)?;
+    }
+    if let Some(launch) = launch {
+        line(&mut chart, &format!("a process each ({})", launch.name), LAUNCHES, &launches)?;
     }
     line(&mut chart, "processes (Pool)", PROCESSES, &processes)?;
     line(&mut chart, "threads (ThreadPool)", THREADS, &threads)?;
@@ -98,19 +118,10 @@ fn grid(chart: &mut Chart<'_, '_>) -> Result<(), Box<dyn Error>> {
         .y_desc("time above it, in % of it")
         .axis_desc_style(style(16, &INK))
         .label_style(style(14, &INK))
-        .x_label_formatter(&|&nanos| duration(nanos))
+        .x_label_formatter(&|&nanos| show(nanos))
         .y_label_formatter(&|&percent| format!("{percent} %"))
         .draw()?;
     Ok(())
-}
-
-/// As people write it: 10 µs, 1 ms.
-fn duration(nanos: f64) -> String {
-    match nanos.round() {
-        n if n < 1e3 => format!("{n} ns"),
-        n if n < 1e6 => format!("{} µs", n / 1e3),
-        n => format!("{} ms", n / 1e6),
-    }
 }
 
 fn par_line(chart: &mut Chart<'_, '_>, widths: Range<f64>, par: f64) -> Result<(), Box<dyn Error>> {

@@ -1,19 +1,23 @@
 //! What the two kinds of pool have in common, as a trait, so that one measurement can be made with both.
 
-use procession::{AsyncResult, Pool, SpawnError, ThreadPool};
+use crate::error::SpawnError;
+use crate::pool::{AsyncResult, Pool, ThreadPool};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// What travels to a worker and back.
-pub(crate) trait Parcel: Serialize + DeserializeOwned + Send + 'static {}
+pub trait Parcel: Serialize + DeserializeOwned + Send + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + 'static> Parcel for T {}
 
 /// A pool of processes or of threads.
-pub(crate) trait Workers: Sized {
+pub trait Workers: Sized {
     /// What its workers are.
     const KIND: &'static str;
 
     /// Starts them.
+    ///
+    /// # Errors
+    /// As [`Pool::new`](crate::Pool::new) has them.
     fn start(workers: usize) -> Result<Self, SpawnError>;
 
     /// Calls `f` with each item; the results come in the order of the items.
