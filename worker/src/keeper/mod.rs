@@ -81,8 +81,8 @@ fn arrive(spec: &'static str) {
             // It died before it could be watched.
             if vigil::is_child_of(spec.owner) {
                 let (ledger, list) = (Ledger::default(), Vec::new());
-                Keeper { socket, owner, launcher, children, marks: spec.marks, ledger, newest: 0, list }
-                    .run();
+                let (marks, doomed) = (spec.marks, Vec::new());
+                Keeper { socket, owner, launcher, children, marks, ledger, newest: 0, list, doomed }.run();
             }
         }
         Err((step, error)) => {

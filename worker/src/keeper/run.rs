@@ -41,6 +41,8 @@ pub(super) struct Keeper {
     pub(super) ledger: Ledger<OwnedFd, Held>,
     pub(super) newest: u64,
     pub(super) list: Vec<u32>,
+    /// Programs that are to be killed now; those that are asked for together die together.
+    pub(super) doomed: Vec<u64>,
 }
 
 impl Keeper {
@@ -71,6 +73,7 @@ impl Keeper {
                         Err(over) => return over,
                     }
                 }
+                self.execute();
             }
         }
     }
@@ -105,10 +108,21 @@ impl Keeper {
             }
             Ask::Kill(id) => {
                 self.ledger.kill(id);
-                sweep::fell(|| self.members(id));
+                self.doomed.push(id);
             }
         }
         Ok(true)
+    }
+
+    /// Kills those who are to be killed, all by one walk.
+    fn execute(&mut self) {
+        let doomed = std::mem::take(&mut self.doomed);
+        if !doomed.is_empty() {
+            sweep::fell(|| {
+                let strays = self.strays();
+                doomed.iter().flat_map(|id| self.ledger.members(*id, &strays)).collect()
+            });
+        }
     }
 
     fn begin(&mut self, start: &Start, strings: Option<&[u8]>, fds: &mut Vec<OwnedFd>, fds_lost: bool) {
