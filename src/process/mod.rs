@@ -2,13 +2,14 @@
 
 mod body;
 pub(crate) mod call;
+mod cell;
 mod child;
 pub(crate) mod link;
 pub(crate) mod plan;
 pub(crate) mod roster;
 
+pub(crate) use cell::{CLOSING, refused};
 pub use child::Child;
-pub(crate) use child::{CLOSING, refused};
 pub use plan::Stdio;
 pub use roster::{ChildInfo, active_children};
 
