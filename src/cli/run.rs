@@ -9,11 +9,12 @@ use crate::control::{self, Server};
 use crate::program::Program;
 use crate::supervise::{LogDir, Outcome, Place, Supervisor, SupervisorBuilder};
 use crate::supervisor::{ExitSet, OnLimit, Restart, RestartLimit, Until};
-use crate::sys::signals;
+use crate::sys::{ENXIO, O_NONBLOCK, signals};
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -276,16 +277,17 @@ impl Run {
         );
         let (stop_timeout, socket) = (self.stop_timeout, self.socket.take());
         let events = self.events.as_deref().map(open_events).transpose()?;
-        let pidfile = self.pidfile.take().map(PidFile::write).transpose()?;
         let mut server = Server::claim(&name, socket.as_deref(), given)?;
+        // Not before: who comes second leaves the first one's alone.
+        let pidfile = self.pidfile.take().map(PidFile::write).transpose()?;
         let seen = self.output() == Output::Lines || self.log_dir.is_some();
         let mut builder = self.builder(&name)?.on_happening(teller.into_ear());
         if seen {
             builder = builder.listen(server.keep_tails());
         }
         if let Some(mut file) = events {
-            // A full disk is no reason to stop.
-            builder = builder.on_happening(move |happening| drop(file.write_all(&control::event(happening))));
+            // A full disk, or a pipe that nobody reads, is no reason to stop.
+            builder = builder.on_happening(move |happening| drop(file.write(&control::event(happening))));
         }
         let supervisor = builder.start().map_err(|error| error.to_string())?;
         let remote = supervisor.remote();
@@ -418,11 +420,16 @@ impl Run {
 /// Where what happens is to be told.
 fn open_events(path: &Path) -> Result<File, String> {
     let number = path.to_str().and_then(|text| text.strip_prefix("fd:"));
+    let mut options = File::options();
+    options.append(true).custom_flags(O_NONBLOCK);
     let opened = match number {
-        Some(number) => File::options().append(true).open(format!("/proc/self/fd/{number}")),
-        None => File::options().append(true).create(true).open(path),
+        Some(number) => options.open(format!("/proc/self/fd/{number}")),
+        None => options.create(true).open(path),
     };
-    opened.map_err(|error| format!("cannot write events to {}: {error}", path.display()))
+    opened.map_err(|error| {
+        let remedy = if error.raw_os_error() == Some(ENXIO) { "; start its reader first" } else { "" };
+        format!("cannot write events to {}: {error}{remedy}", path.display())
+    })
 }
 
 /// A file with this process's number, as long as it lives.
@@ -438,7 +445,12 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        // Another may have written his own since.
+        let ours =
+            std::fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == std::process::id().to_string());
+        if ours {
+            let _ = std::fs::remove_file(&self.0);
+        }
     }
 }
 

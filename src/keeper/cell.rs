@@ -73,6 +73,8 @@ impl Ended {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wishes {
     pub(super) stop: bool,
+    /// To the program alone: what it leaves behind is killed, and no leak.
+    pub(super) alone: bool,
     pub(super) kill: bool,
 }
 
@@ -221,7 +223,7 @@ impl Cell {
         }
         let (cause, exit) = verdict(status, usage, &self.limits, life.wishes);
         // What we have killed at the same time did not leak.
-        let leaked = if life.wishes.kill { 0 } else { left };
+        let leaked = if life.wishes.kill || life.wishes.alone { 0 } else { left };
         let ended = Ended { cause, exit: Some(exit), usage, leaked };
         if left > 0 {
             life.phase = Phase::Lingering(ended);
@@ -286,7 +288,7 @@ mod tests {
         let two_seconds = [None, Some(2), None, Some(10), None];
         let busy = Usage { user: Duration::from_secs(2), ..Usage::default() };
         let (nothing, idle) = (Wishes::default(), Usage::default());
-        let (stop, kill) = (Wishes { stop: true, kill: false }, Wishes { stop: true, kill: true });
+        let (stop, kill) = (Wishes { stop: true, ..nothing }, Wishes { stop: true, kill: true, ..nothing });
         let signal = |signal, core| Cause::Signal { signal, core };
         let table = [
             (0, idle, none, nothing, Cause::Ok),

@@ -134,7 +134,12 @@ impl Link {
             self.book().cells.remove(&id);
             return Err(match error.kind() {
                 io::ErrorKind::TimedOut => SpawnError::KeeperSilent(self.patience),
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.gone("it has died"),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                    let why = self.gone("it has died");
+                    // Whoever asks whether it lives is not to be told so until its socket is read.
+                    self.lost(why.clone());
+                    why
+                }
                 _ => SpawnError::system("asking the keeper")(error),
             });
         }

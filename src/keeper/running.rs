@@ -162,7 +162,7 @@ impl Running {
     pub(crate) fn stop_main(&self, signal: i32) -> io::Result<()> {
         let mut life = self.cell.life();
         if matches!(life.phase, Phase::Running) {
-            life.wishes.stop = true;
+            (life.wishes.stop, life.wishes.alone) = (true, true);
         }
         drop(life);
         self.signal(signal)?;
@@ -204,7 +204,11 @@ impl Running {
         }
         life.wishes.kill = true;
         drop(life);
-        self.ask(&Ask::Kill(self.cell.id)).inspect_err(|_| drop(self.signal(crate::sys::SIGKILL)))
+        self.ask(&Ask::Kill(self.cell.id)).inspect_err(|_| {
+            // It may not have begun.
+            let process = self.cell.process.get();
+            drop(process.map(|process| process.signal(crate::sys::SIGKILL)));
+        })
     }
 
     fn ask(&self, ask: &Ask<'_>) -> io::Result<()> {

@@ -147,12 +147,17 @@ impl Engine {
             Event::Stop(signal) => self.state.stop(Why::Signal(signal), now),
             Event::Kill(signal) => {
                 self.state.kill(Why::Signal(signal), now);
+                // First who is to follow is called back.
+                self.carry_out();
                 self.kill_all();
             }
             Event::Drain(signal) => self.state.drain(Why::Signal(signal)),
             Event::Resize(more) => self.state.resize(more),
             Event::Pause(done) => {
                 self.pause.get_or_insert_with(Instant::now);
+                // Who is to follow has begun just now, or does not.
+                self.state.recall_all();
+                self.carry_out();
                 self.signal_all(SIGSTOP);
                 let _ = done.try_send(());
             }
@@ -225,26 +230,11 @@ impl Engine {
 
     /// Steps, and does what is to be done, until there is nothing more.
     fn act(&mut self) {
-        let mut count = 0;
         loop {
             let now = self.now();
             self.state.written(self.inbox.written(false));
             self.state.step(now);
-            let mut idle = true;
-            while let Some(action) = self.state.action() {
-                idle = false;
-                match action {
-                    Action::Begin(slot) => self.begin(slot),
-                    Action::Stop(slot) => self.stop(slot),
-                    Action::Kill(slot) => self.kill(slot),
-                    Action::Recall(slot) => self.recall(slot),
-                    Action::Report(finished, weight) => self.report(finished, weight),
-                }
-                count += 1;
-                if count % AT_ONCE == 0 {
-                    self.lead.listen();
-                }
-            }
+            let idle = !self.carry_out();
             if !self.hear_all() && idle {
                 break;
             }
@@ -253,6 +243,25 @@ impl Engine {
             self.flush(slot);
         }
         self.state.written(self.inbox.written(true));
+    }
+
+    /// Does what the state has decided; false if that is nothing.
+    fn carry_out(&mut self) -> bool {
+        let mut count = 0;
+        while let Some(action) = self.state.action() {
+            match action {
+                Action::Begin(slot) => self.begin(slot),
+                Action::Stop(slot) => self.stop(slot),
+                Action::Kill(slot) => self.kill(slot),
+                Action::Recall(slot) => self.recall(slot),
+                Action::Report(finished, weight) => self.report(finished, weight),
+            }
+            count += 1;
+            if count % AT_ONCE == 0 {
+                self.lead.listen();
+            }
+        }
+        count > 0
     }
 
     fn publish(&mut self, all: bool) {
@@ -410,7 +419,7 @@ impl Engine {
     }
 
     fn signal_all(&self, signal: i32) {
-        for running in self.seats.iter().filter_map(|seat| seat.now().running.as_ref()) {
+        for running in self.seats.iter().flat_map(Seat::programs) {
             let _ = running.signal_all(signal);
         }
     }
@@ -452,6 +461,7 @@ impl Engine {
         let seat = &mut self.seats[slot];
         let rest = std::mem::take(&mut seat.said);
         (seat.inlet, seat.searched) = (None, 0);
+        let follows = self.state.is_followed(slot);
         let berth = seat.now_mut();
         let running = berth.running.take();
         let mut product = std::mem::replace(&mut berth.product, Product::new(SystemTime::now()));
@@ -463,7 +473,7 @@ impl Engine {
             // Somebody may still write to its pipes.
             (berth.out, berth.err) = (None, None);
         }
-        if self.plan.mode == Mode::Args {
+        if follows {
             seat.pass_on();
             if self.pause.is_some() {
                 seat.programs().for_each(|running| drop(running.signal_all(SIGSTOP)));

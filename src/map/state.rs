@@ -368,6 +368,11 @@ impl<O> State<O> {
         let place = &mut self.places[slot];
         if self.rules.depth == Depth::Next && !place.queue.is_empty() {
             (place.began, place.handed, place.recalled) = (now, place.handed.saturating_sub(1), false);
+            // What was to be done to the one that has gone is not for the one that follows.
+            self.actions.retain(|action| match action {
+                Action::Stop(of) | Action::Kill(of) | Action::Recall(of) => *of != slot,
+                Action::Begin(_) | Action::Report(..) => true,
+            });
             if self.phase == Phase::Stopping {
                 self.doom(slot, Cause::Stopped, now);
             }
@@ -378,6 +383,16 @@ impl<O> State<O> {
         for task in place.queue.drain(..) {
             self.again.insert((Time::ZERO, task.seq), task);
         }
+    }
+
+    /// Is there another to begin by itself when the first of this slot has gone?
+    pub(crate) fn is_followed(&self, slot: usize) -> bool {
+        self.rules.depth == Depth::Next && self.places.get(slot).is_some_and(|place| place.queue.len() > 1)
+    }
+
+    /// Nothing is to follow anywhere.
+    pub(crate) fn recall_all(&mut self) {
+        (0..self.places.len()).for_each(|slot| self.recall(slot));
     }
 
     /// What is to follow at a slot is not to.
@@ -442,7 +457,7 @@ impl<O> State<O> {
     pub(crate) fn drain(&mut self, why: Why) {
         self.why.get_or_insert(why);
         self.phase = self.phase.max(Phase::Draining);
-        (0..self.places.len()).for_each(|slot| self.recall(slot));
+        self.recall_all();
     }
 
     /// Stops all that runs; after its grace it is killed.

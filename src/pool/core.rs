@@ -19,7 +19,6 @@ use procession_worker::task::Token;
 use procession_worker::wire::message::CallHead;
 use slotmap::SecondaryMap;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -404,8 +403,12 @@ impl Core {
             let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
             let name: Arc<str> = format!("{}-worker-{number}", self.template.name).into();
             // Whatever happens here, the count of spawns under way must come down again.
-            catch_unwind(AssertUnwindSafe(|| {
-                plan::start(&self.template.settings, Streams::default(), &name, next_path(), false)
+            let start =
+                || plan::start(&self.template.settings, Streams::default(), &name, next_path(), false);
+            catch_unwind(AssertUnwindSafe(|| match start() {
+                // It was killed meanwhile, and there is another.
+                Err(SpawnError::KeeperGone(_)) => start(),
+                started => started,
             }))
             .unwrap_or(Err(SpawnError::System { stage: "starting the process", errno: EIO }))
         };
@@ -447,10 +450,7 @@ impl Core {
         let (pid, name, ends) = (link.pid(), Arc::clone(&link.name), Arc::clone(&link.ends));
         let mut seat = Seat::new(link, ear, self.template.initializer.is_some());
         if let Err(error) = seat.watch(self.template.birth_limit) {
-            ends.process.kill_all();
-            while seat.link.reap().is_none() {
-                wait::ready([(ends.process.as_fd(), false)], None);
-            }
+            ends.process.bury();
             return Err(SpawnError::system("watching the process")(error));
         }
         roster::enter(pid, &name);

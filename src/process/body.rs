@@ -5,6 +5,7 @@ use crate::keeper::{Keeper, Running};
 use crate::sys::SIGKILL;
 use crate::sys::bell::Bell;
 use crate::sys::pidfd::PidFd;
+use crate::sys::wait;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -71,6 +72,20 @@ impl Body {
                 // Should the keeper take its time: this one at least.
                 let _ = kept.running.signal(SIGKILL);
             }
+        }
+    }
+
+    /// Kills it and waits until it is gone, where nobody else watches it.
+    pub(crate) fn bury(&self) {
+        self.kill_all();
+        match self {
+            Self::Child(process) => {
+                while matches!(process.reap(), Ok(None)) {
+                    wait::ready([(process.as_fd(), false)], None);
+                }
+            }
+            // The keeper sees to it; to wait for that here could be to wait for the thread that waits.
+            Self::Kept(_) => {}
         }
     }
 

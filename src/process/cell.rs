@@ -103,11 +103,7 @@ pub(super) fn spawn(
         birth_limit,
     });
     cell.watch().map_err(|error| {
-        cell.ends.process.kill_all();
-        // Killed, so this ends; and nobody watches it.
-        while cell.life().link.reap().is_none() {
-            wait::ready([(cell.ends.process.as_fd(), false)], None);
-        }
+        cell.ends.process.bury();
         roster::leave(pid);
         SpawnError::system("watching the process")(error)
     })?;

@@ -203,7 +203,7 @@ impl<R> Process<R> {
     /// # Errors
     /// The arguments could not be encoded, the function lies in a shared library, or the system said no: EMFILE, EAGAIN,
     /// ENOMEM. Nothing is left behind then.
-    pub fn start(mut self) -> Result<Child<R>, SpawnError> {
+    pub fn start(self) -> Result<Child<R>, SpawnError> {
         self.settings.prepare()?;
         child::start(self.call?, self.name.into(), self.path, self.settings, self.streams, self.birth_limit)
     }

@@ -22,7 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::link::{Ends, Link};
 
@@ -67,7 +67,7 @@ pub(crate) struct Settings {
     pub(crate) current_dir: Option<PathBuf>,
     kept: bool,
     /// While there are settings, there is the keeper.
-    keeper: Option<Arc<Keeper>>,
+    keeper: Arc<Mutex<Option<Arc<Keeper>>>>,
 }
 
 impl Settings {
@@ -91,18 +91,20 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Keeper::new`].
-    pub(crate) fn prepare(&mut self) -> Result<(), SpawnError> {
-        self.keeper = self.keeper()?;
-        Ok(())
+    pub(crate) fn prepare(&self) -> Result<(), SpawnError> {
+        self.keeper().map(drop)
     }
 
     fn keeper(&self) -> Result<Option<Arc<Keeper>>, SpawnError> {
-        match &self.keeper {
-            _ if !self.kept => Ok(None),
-            Some(ours) if ours.is_alive() => Ok(Some(Arc::clone(ours))),
-            // The first one was killed.
-            _ => keeper().map(Some),
+        if !self.kept {
+            return Ok(None);
         }
+        let mut ours = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if !ours.as_ref().is_some_and(|keeper| keeper.is_alive()) {
+            // None yet, or it was killed.
+            *ours = Some(keeper()?);
+        }
+        Ok(ours.clone())
     }
 
     fn environment(&self) -> BTreeMap<OsString, OsString> {

@@ -65,6 +65,9 @@ pub(super) enum Word {
     Abandon,
 }
 
+/// So long is waited for what a dead copy has printed, to know whether that was too much.
+const DRAINING: Duration = Duration::from_secs(2);
+
 /// One copy's process.
 struct Alive {
     run: u64,
@@ -75,7 +78,8 @@ struct Alive {
     /// It has been told that it is too large.
     large: bool,
     /// It has ended, but whether it has printed too much is not known yet.
-    ended: Option<Ended>,
+    /// It has, and until then its output is waited for.
+    ended: Option<(Ended, Instant)>,
 }
 
 /// Hears what a copy says to its `NOTIFY_SOCKET`.
@@ -184,7 +188,8 @@ impl Core {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.state.deadline().into_iter().chain(self.sample_at).min()
+        let undrained = self.alive.values().filter_map(|alive| Some(alive.ended?.1));
+        self.state.deadline().into_iter().chain(self.sample_at).chain(undrained).min()
     }
 
     fn tick(&mut self) -> Over {
@@ -192,7 +197,16 @@ impl Core {
             self.sample_at = Some(self.now() + SAMPLE);
             self.weigh();
         }
-        self.on(Event::Clock)
+        let over = self.settle(self.now());
+        over.or(self.on(Event::Clock))
+    }
+
+    /// Whose output has been waited for until now has ended all the same: it may be that nobody reads it.
+    fn settle(&mut self, now: Instant) -> Over {
+        let undrained =
+            |(id, alive): (&u32, &Alive)| alive.ended.filter(|(_, until)| *until <= now).map(|_| *id);
+        let late: Vec<u32> = self.alive.iter().filter_map(undrained).collect();
+        late.into_iter().fold(None, |over: Over, id| over.or(self.drained(id, false)))
     }
 
     /// Replaces who has grown too large.
@@ -222,6 +236,10 @@ impl Core {
 
     fn hear(&mut self, word: Word) -> Over {
         match word {
+            Word::Event(Event::Kill) => {
+                let over = self.on(Event::Kill);
+                return over.or(self.settle(self.now() + DRAINING));
+            }
             Word::Event(event) => return self.on(event),
             Word::Ended { id, run, ended } if self.is_of(id, run) => return self.ended(id, ended),
             Word::Ready { id, run } if self.is_of(id, run) => return self.on(Event::Ready { id }),
@@ -397,7 +415,8 @@ impl Core {
         if let Some(outlet) = &self.outlet {
             outlet.finish(id, run);
             if self.settings.output_limit.is_some() {
-                self.alive.get_mut(&id)?.ended = Some(ended);
+                let until = self.now() + DRAINING;
+                self.alive.get_mut(&id)?.ended = Some((ended, until));
                 return None;
             }
         }
@@ -405,7 +424,7 @@ impl Core {
     }
 
     fn drained(&mut self, id: u32, over: bool) -> Over {
-        let ended = self.alive.get_mut(&id)?.ended.take()?;
+        let (ended, _) = self.alive.get_mut(&id)?.ended.take()?;
         self.gone(id, ended, over.then_some(Cause::OutputLimit))
     }
 

@@ -99,3 +99,33 @@ fn none_of_them_begins_after_the_end() {
         });
     });
 }
+
+#[test]
+fn what_is_due_to_one_does_not_hit_the_next() {
+    robust(MINUTE, || {
+        // It prints too much and ends at once, before it can be killed for it; the next one has begun by then.
+        let loud = "head -c 4000 /dev/zero";
+        let tasks: Vec<&str> =
+            SHORT.into_iter().chain([loud, "sleep 0.3", "true", loud, "sleep 0.3"]).collect();
+        let words =
+            [&["-j1", "--json", "-l", "output=1k", "--", "sh", "-c", "{}", ":::"], &tasks[..]].concat();
+        let output = end(map(&words).spawn().unwrap());
+        for report in text(&output.stdout).lines() {
+            let report: serde_json::Value = serde_json::from_str(report).unwrap();
+            let wanted = if report["task"] == loud { "output-limit" } else { "ok" };
+            assert_eq!(report["status"], wanted, "{report}");
+        }
+        assert_eq!(text(&output.stdout).lines().count(), tasks.len());
+    });
+}
+
+#[test]
+fn a_wide_run_needs_no_more_descriptors_later_than_at_its_start() {
+    robust(2 * MINUTE, || {
+        let mut shell = std::process::Command::new("sh");
+        let tool = env!("CARGO_BIN_EXE_procession");
+        shell.args(["-c", "ulimit -n 200; seq 200 | \"$0\" map --progress none -j 30 -- sh -c 'sleep 0.1'", tool]);
+        let output = shell.output().unwrap();
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    });
+}

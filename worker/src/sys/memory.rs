@@ -42,7 +42,13 @@ pub fn unsealed_memfd(name: &CStr) -> io::Result<OwnedFd> {
 }
 
 /// Has it so many bytes, and memory behind each of them? A hole is a claim that costs nothing.
+///
+/// And is it a file in memory at all? Any other may belong to a file system that lets its readers wait; only one in memory
+/// can be asked for its seals.
 pub fn holds(fd: impl AsFd, len: u64) -> bool {
+    if fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS).is_err() {
+        return false;
+    }
     const BLOCK: u64 = 512;
     let at_least = |has: i64, len| u64::try_from(has).is_ok_and(|has| has >= len);
     nix::sys::stat::fstat(&fd)

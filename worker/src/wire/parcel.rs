@@ -9,6 +9,7 @@ use crate::sys::socket::{self, AT_ONCE};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -125,28 +126,55 @@ impl Posted {
 
 /// The files of an end's last parcels: new memory costs four times what writing to it does.
 #[derive(Debug, Default)]
-pub(super) struct Boxes(Mutex<Vec<Posted>>);
+pub(super) struct Boxes(Mutex<Vec<Stored>>);
 
 /// One to be read, and one to be filled meanwhile.
 const BOXES: usize = 2;
+/// All ends of a process together keep so many: who has many connections has no descriptors to spare.
+const ALL_BOXES: usize = 64;
+
+static STORED: AtomicUsize = AtomicUsize::new(0);
+
+/// One that is kept, and counted.
+#[derive(Debug)]
+struct Stored {
+    parcel: Posted,
+    _counted: Counted,
+}
+
+#[derive(Debug)]
+struct Counted;
+
+impl Counted {
+    fn one_more() -> Option<Self> {
+        let room = |n| (n < ALL_BOXES).then_some(n + 1);
+        STORED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        STORED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Boxes {
-    fn all(&self) -> MutexGuard<'_, Vec<Posted>> {
+    fn all(&self) -> MutexGuard<'_, Vec<Stored>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One that has been read to its end.
     fn take(&self) -> Option<File> {
         let mut all = self.all();
-        let at = all.iter().position(|parcel| hung_up(parcel.stub.as_fd()))?;
-        Some(all.swap_remove(at).file)
+        let at = all.iter().position(|stored| hung_up(stored.parcel.stub.as_fd()))?;
+        Some(all.swap_remove(at).parcel.file)
     }
 
     fn put(&self, parcel: Posted) {
         let small = parcel.file.metadata().is_ok_and(|file| file.len() <= KEPT as u64);
         let mut all = self.all();
         if small && all.len() < BOXES {
-            all.push(parcel);
+            all.extend(Counted::one_more().map(|_counted| Stored { parcel, _counted }));
         }
     }
 }
