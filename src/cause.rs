@@ -169,7 +169,7 @@ impl fmt::Display for Cause {
             Self::CpuTime => f.write_str("cpu-time limit"),
             Self::FileSize => f.write_str("file-size limit"),
             Self::OutputLimit => f.write_str("output limit"),
-            Self::Lost(Loss::Protocol) => f.write_str("lost: it broke the protocol"),
+            Self::Lost(Loss::Protocol) => f.write_str("lost: it ended, or spoke, before it had answered"),
             Self::Lost(Loss::Keeper) => f.write_str("lost with its keeper"),
             Self::Spawn { .. } if self.is_not_found() => f.write_str("not found"),
             Self::Spawn { stage: Stage::Exec, errno: EACCES } => f.write_str("not executable"),

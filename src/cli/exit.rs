@@ -16,7 +16,7 @@ Exit codes: 0 all up, or done as asked; 1 refused, or too late;
 /// The last page of the help.
 pub(super) const TABLE: &str = "\
 Exit codes:
-  0    everything succeeded        125       procession itself failed
+  0    all went well; run: stopped 125       procession itself failed
   122  gave up restarting          126, 127  PROG not executable, not found
   123  at least one task failed    128+n     signal n: 130 Ctrl-C, 143 TERM,
   124  the deadline passed                   141 stdout closed

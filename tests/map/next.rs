@@ -124,7 +124,11 @@ fn a_wide_run_needs_no_more_descriptors_later_than_at_its_start() {
     robust(2 * MINUTE, || {
         let mut shell = std::process::Command::new("sh");
         let tool = env!("CARGO_BIN_EXE_procession");
-        shell.args(["-c", "ulimit -n 200; seq 200 | \"$0\" map --progress none -j 30 -- sh -c 'sleep 0.1'", tool]);
+        shell.args([
+            "-c",
+            "ulimit -n 200; seq 200 | \"$0\" map --progress none -j 30 -- sh -c 'sleep 0.1'",
+            tool,
+        ]);
         let output = shell.output().unwrap();
         assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     });

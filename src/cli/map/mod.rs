@@ -416,6 +416,7 @@ impl MapArgs {
             results: self.results.clone(),
             failed,
             terminator: if self.null { 0 } else { self.delimiter.unwrap_or(b'\n') },
+            explains: !matches!(self.progress, Show::None),
             progress: &progress,
         })
         .map_err(|error| Refusal::usage(format!("standard output: {error}")))?;
@@ -448,10 +449,8 @@ impl MapArgs {
             ));
         }
         let place = self.placeholder.as_deref().map_or(&b"{}"[..], OsStrExt::as_bytes);
-        let mut line = OsString::from_vec(replaced(script.as_bytes(), place, b"\"$1\""));
-        for (place, variable) in [("{#}", "\"$PROCESSION_SEQ\""), ("{%}", "\"$PROCESSION_SLOT\"")] {
-            line = OsString::from_vec(replaced(line.as_bytes(), place.as_bytes(), variable.as_bytes()));
-        }
+        let places = [(place, "1"), (b"{#}", "PROCESSION_SEQ"), (b"{%}", "PROCESSION_SLOT")];
+        let line = OsString::from_vec(words::with_variables(script.as_bytes(), &places));
         let mut words = vec!["sh".into(), "-c".into(), line, "sh".into()];
         if self.mode == How::Args {
             words.push(OsStr::from_bytes(place).into());
@@ -504,21 +503,6 @@ impl MapArgs {
             _ => Ok(input::records(io::stdin(), delimiter)),
         }
     }
-}
-
-/// All places of `what` in a text, replaced.
-fn replaced(mut text: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    while let Some(first) = text.first() {
-        if !what.is_empty() && text.starts_with(what) {
-            out.extend_from_slice(by);
-            text = &text[what.len()..];
-        } else {
-            out.push(*first);
-            text = &text[1..];
-        }
-    }
-    out
 }
 
 /// What the run means for the shell.

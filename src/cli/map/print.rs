@@ -29,6 +29,8 @@ pub(super) struct Style<'a> {
     /// Where what each task printed is kept.
     pub(super) results: Option<PathBuf>,
     pub(super) terminator: u8,
+    /// Says of each task that fails why, as long as they are few.
+    pub(super) explains: bool,
     pub(super) progress: &'a Progress,
 }
 
@@ -39,7 +41,13 @@ pub(super) struct Printer<'a> {
     err: BufWriter<File>,
     failed: Vec<u8>,
     pens: [Pen; 2],
+    explained: usize,
 }
+
+/// So many failures are explained one by one.
+const EXPLAINED: usize = 10;
+/// So much of a task is shown there.
+const SHOWN: usize = 60;
 
 impl<'a> Printer<'a> {
     /// # Errors
@@ -55,6 +63,7 @@ impl<'a> Printer<'a> {
             err: own(&io::stderr())?,
             failed: Vec::new(),
             pens: Default::default(),
+            explained: 0,
             style,
         })
     }
@@ -94,6 +103,42 @@ impl<'a> Printer<'a> {
         if self.style.json {
             return record(report, &mut self.out);
         }
+        let (why, slot) = ((report.cause, report.cut), report.slot);
+        let (seq, task) = (report.seq, report.task.clone());
+        self.say(report)?;
+        self.explain(why, seq, &task, slot);
+        Ok(())
+    }
+
+    /// Why a task has failed: one line each, and the first few only.
+    fn explain(&mut self, (cause, cut): (Cause, bool), seq: u64, task: &[u8], slot: usize) {
+        if !self.style.explains || cause.is_ok() || cut || self.explained > EXPLAINED {
+            return;
+        }
+        self.explained += 1;
+        let line = if self.explained > EXPLAINED {
+            "procession: and more; --joblog FILE or --json tells of each\n".to_owned()
+        } else {
+            let text = String::from_utf8_lossy(task);
+            let shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+            let more = if text.chars().nth(SHOWN).is_some() { "…" } else { "" };
+            let what = match cause {
+                Cause::Spawn { .. } => {
+                    let words = self.style.template.fill(task, seq, slot);
+                    let program =
+                        words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+                    let script = if program.contains(' ') { "; for a script use --sh" } else { "" };
+                    format!("{program:?} {cause}{script}")
+                }
+                _ => cause.to_string(),
+            };
+            format!("procession: task {seq} ({shown}{more}): {what}\n")
+        };
+        // Nobody may be there to hear complaints.
+        let _ = self.err.write_all(line.as_bytes());
+    }
+
+    fn say(&mut self, mut report: Report) -> io::Result<()> {
         if report.out.is_empty() && report.err.is_empty() {
             return Ok(());
         }

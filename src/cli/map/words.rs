@@ -180,6 +180,39 @@ pub(super) fn find(name: &OsStr) -> Result<(), Cause> {
     Err(not_found(worst))
 }
 
+/// A shell's script with variables for places, each so that what it stands for stays one word: whether the place has quotes around
+/// it or not.
+pub(super) fn with_variables(script: &[u8], places: &[(&[u8], &str)]) -> Vec<u8> {
+    let (mut out, mut quote, mut rest) = (Vec::with_capacity(script.len() + 16), None, script);
+    while let [first, more @ ..] = rest {
+        if let Some((place, variable)) =
+            places.iter().find(|(place, _)| !place.is_empty() && rest.starts_with(place))
+        {
+            let (before, after) = match quote {
+                None => ("\"", "\""),
+                Some(b'"') => ("", ""),
+                Some(_) => ("'\"", "\"'"),
+            };
+            out.extend_from_slice(format!("{before}${{{variable}}}{after}").as_bytes());
+            rest = &rest[place.len()..];
+            continue;
+        }
+        match (first, quote) {
+            (b'\\', None | Some(b'"')) if !more.is_empty() => {
+                out.extend_from_slice(&rest[..2]);
+                rest = &rest[2..];
+                continue;
+            }
+            (b'"' | b'\'', None) => quote = Some(*first),
+            (byte, Some(open)) if *byte == open => quote = None,
+            _ => {}
+        }
+        out.push(*first);
+        rest = more;
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +231,21 @@ mod tests {
         assert_eq!(find(OsStr::new("/nowhere/x")).unwrap_err().exit_code(), 127);
         assert_eq!(find(OsStr::new("/etc/passwd")).unwrap_err().exit_code(), 126);
         assert!(find(OsStr::new("sh")).is_ok());
+    }
+
+    #[test]
+    fn a_place_in_a_script_is_one_word_however_it_is_quoted() {
+        let table = [
+            ("wc {}", r#"wc "${1}""#),
+            (r#"wc "{}""#, r#"wc "${1}""#),
+            (r#"echo "a {}" {}"#, r#"echo "a ${1}" "${1}""#),
+            ("echo 'a {}'", r#"echo 'a '"${1}"''"#),
+            (r#"echo \"{} "{}""#, r#"echo \""${1}" "${1}""#),
+            ("echo {#}", r#"echo "${SEQ}""#),
+        ];
+        for (script, wanted) in table {
+            let made = with_variables(script.as_bytes(), &[(b"{}", "1"), (b"{#}", "SEQ")]);
+            assert_eq!(String::from_utf8(made).unwrap(), wanted, "{script}");
+        }
     }
 }
