@@ -9,7 +9,7 @@ pub use cell::{Ended, Usage};
 pub use running::Running;
 
 use crate::error::SpawnError;
-use crate::program::{Piped, Prepared, Program};
+use crate::program::{Prepared, Program};
 use crate::sys::EAGAIN;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{above_stdio, spawn_keeper};
@@ -169,19 +169,12 @@ impl Keeper {
     /// limit cannot be set, the system has no more processes or descriptors. [`KeeperGone`](SpawnError::KeeperGone),
     /// [`KeeperSilent`](SpawnError::KeeperSilent). Nothing is left behind then.
     pub fn start(&self, program: Program) -> Result<Running, SpawnError> {
-        let (mut running, piped) = self.start_raw(program)?;
-        running.take(piped);
-        Ok(running)
-    }
-
-    /// [`start`](Self::start), with the ends of what is piped apart.
-    pub(crate) fn start_raw(&self, program: Program) -> Result<(Running, Piped), SpawnError> {
         let (mut prepared, piped) = Prepared::new(program, self.link.home.as_deref())?;
         let mut pause = FIRST_PAUSE;
         let mut attempts = 1;
         loop {
             match self.link.start(&mut prepared) {
-                Ok(cell) => return Ok((Running::new(cell, Piped::default()), piped)),
+                Ok(cell) => return Ok(Running::new(cell, piped)),
                 Err(SpawnError::Program { errno: EAGAIN, .. }) if attempts < ATTEMPTS => {
                     self.link.wait_for_an_end(pause);
                     (attempts, pause) = (attempts + 1, 2 * pause);

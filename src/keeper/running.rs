@@ -41,17 +41,14 @@ impl fmt::Debug for Running {
 }
 
 impl Running {
-    pub(super) fn new(cell: Arc<Cell>, piped: Piped) -> Self {
-        let mut running = Self { cell, stdin: None, stdout: None, stderr: None, detached: false };
-        running.take(piped);
-        running
-    }
-
-    /// Has it hold the ends of what is piped.
-    pub(super) fn take(&mut self, [stdin, stdout, stderr]: Piped) {
-        self.stdin = stdin.map(|file| OwnedFd::from(file).into());
-        self.stdout = stdout.map(|file| OwnedFd::from(file).into());
-        self.stderr = stderr.map(|file| OwnedFd::from(file).into());
+    pub(super) fn new(cell: Arc<Cell>, [stdin, stdout, stderr]: Piped) -> Self {
+        Self {
+            cell,
+            stdin: stdin.map(|file| OwnedFd::from(file).into()),
+            stdout: stdout.map(|file| OwnedFd::from(file).into()),
+            stderr: stderr.map(|file| OwnedFd::from(file).into()),
+            detached: false,
+        }
     }
 
     fn process(&self) -> &PidFd {

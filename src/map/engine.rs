@@ -291,7 +291,7 @@ impl Engine {
             Mode::Lines => [&task.bytes, b"\n".as_slice()].concat(),
             Mode::Json => super::json::request(number, &task.bytes, attempt),
         };
-        let alone = matches!(self.plan.mode, Mode::Args | Mode::Stdin);
+        let alone = !self.plan.mode.is_long_lived();
         let at = usize::from(alone && !is_first);
         let berth = self.seats[slot].berth(at);
         if is_first || alone {
@@ -328,7 +328,7 @@ impl Engine {
             .args(&words[1..])
             .env("PROCESSION_SLOT", (slot + 1).to_string())
             .env("PARALLEL_JOBSLOT", (slot + 1).to_string());
-        if matches!(self.plan.mode, Mode::Args | Mode::Stdin) {
+        if !self.plan.mode.is_long_lived() {
             program = program
                 .env("PROCESSION_SEQ", number.to_string())
                 .env("PARALLEL_SEQ", number.to_string())
@@ -353,7 +353,7 @@ impl Engine {
             }
             Ok(channel.as_ref().expect("it was just made").end()?.into())
         };
-        let answers = matches!(self.plan.mode, Mode::Lines | Mode::Json);
+        let answers = self.plan.mode.is_long_lived();
         match self.plan.print {
             Print::Group | Print::Lines => {
                 program = program.stdout(end(&mut berth.out, OUT[turn]).map_err(piping)?);
@@ -468,7 +468,7 @@ impl Engine {
         product.pid = running.as_ref().and_then(Running::pid_if_started);
         // Its end is known: there is nothing to wait for, and on this thread nobody may.
         running.into_iter().for_each(Running::detach);
-        let answers = matches!(self.plan.mode, Mode::Lines | Mode::Json);
+        let answers = self.plan.mode.is_long_lived();
         if how.as_ref().is_ok_and(|ended| ended.exit().is_none()) {
             // Somebody may still write to its pipes.
             (berth.out, berth.err) = (None, None);

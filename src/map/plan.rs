@@ -34,6 +34,13 @@ pub enum Mode {
     Json,
 }
 
+impl Mode {
+    /// Does one process answer many tasks?
+    pub(crate) const fn is_long_lived(self) -> bool {
+        matches!(self, Self::Lines | Self::Json)
+    }
+}
+
 /// What becomes of what programs print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

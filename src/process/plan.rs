@@ -206,7 +206,12 @@ fn start_kept(
         let copy = fd.try_clone_to_owned().map_err(SpawnError::system("passing the worker's descriptors"))?;
         program = program.pass(copy, fd.as_raw_fd());
     }
-    let (running, piped) = keeper.start_raw(program)?;
+    let mut running = keeper.start(program)?;
+    let piped = [
+        running.take_stdin().map(|pipe| OwnedFd::from(pipe).into()),
+        running.take_stdout().map(|pipe| OwnedFd::from(pipe).into()),
+        running.take_stderr().map(|pipe| OwnedFd::from(pipe).into()),
+    ];
     let kept = Kept::new(running, keeper).map_err(SpawnError::system("watching the process"))?;
     Ok((Body::Kept(kept), piped))
 }

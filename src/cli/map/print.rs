@@ -6,7 +6,7 @@ use crate::map::joblog::JobLog;
 use crate::map::json::string;
 use crate::map::template::Template;
 use crate::map::{Piece, Report};
-use crate::supervise::Pen;
+use crate::supervise::{Pen, stamp};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -15,7 +15,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How it is to be printed.
 pub(super) struct Style<'a> {
@@ -267,7 +266,7 @@ fn record(report: Report, out: &mut impl Write) -> io::Result<()> {
     write!(
         out,
         ",\"start\":\"{}\",\"wall\":{:.6},\"user\":{:.6},\"sys\":{:.6},\"rss\":{},\"leaked\":{leaked}",
-        rfc3339(started),
+        stamp(started),
         wall.as_secs_f64(),
         usage.user.as_secs_f64(),
         usage.sys.as_secs_f64(),
@@ -303,30 +302,14 @@ fn base64(value: &[u8], out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// In UTC, to the millisecond.
-pub(super) fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
-    // Days of the civil calendar, counted from the 1st of March of year 0.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
     fn times_and_bytes_are_written_as_others_read_them() {
-        let at = |seconds| rfc3339(UNIX_EPOCH + Duration::from_millis(seconds));
+        let at = |seconds| stamp(UNIX_EPOCH + Duration::from_millis(seconds));
         assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_400_123), "2000-02-29T00:00:00.123Z");
         assert_eq!(at(4_102_444_799_000), "2099-12-31T23:59:59.000Z");

@@ -69,7 +69,7 @@ impl Engine {
     fn said(&mut self, slot: usize, is_err: bool) {
         let chunk = std::mem::take(&mut self.chunk);
         let seat = &mut self.seats[slot];
-        if matches!(self.plan.mode, Mode::Lines | Mode::Json) && !is_err {
+        if self.plan.mode.is_long_lived() && !is_err {
             seat.said.extend_from_slice(&chunk);
             self.answers(slot);
         } else {
